@@ -1,0 +1,15 @@
+//! The atomics that algorithms on shared words are written with.
+//!
+//! In a model check (`--cfg loom`) they are loom's, which tries every interleaving; otherwise the standard library's,
+//! which may be laid over shared memory.
+
+#[cfg(loom)]
+pub(crate) use ::loom::{
+    hint,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+#[cfg(not(loom))]
+pub(crate) use std::{
+    hint,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};

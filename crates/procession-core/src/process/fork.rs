@@ -1,0 +1,49 @@
+//! Noticing forks.
+//!
+//! A handler registered once by `pthread_atfork` does nothing but store numbers (it runs between `fork` and whatever
+//! the child does, where only async-signal-safe things may happen). Whatever is local to a process compares
+//! [`generation`] with the one it was made in, and is made anew where they differ.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::identity;
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+static FORKS: AtomicU32 = AtomicU32::new(0);
+static WATCHING: AtomicBool = AtomicBool::new(false);
+
+/// Run in the parent, before the fork and after it: what another thread makes in between is told from what is made later.
+extern "C" fn around() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    identity::forget();
+}
+
+/// Registers the handler, the first time it is called.
+pub(super) fn watch() {
+    if !WATCHING.load(Ordering::Relaxed) && !WATCHING.swap(true, Ordering::Relaxed) {
+        // SAFETY: the handlers only store to atomics, which is allowed at any moment of a fork.
+        // A failure (no memory) leaves forks unnoticed, as they would be without the handler.
+        unsafe { libc::pthread_atfork(Some(around), Some(around), Some(in_child)) };
+    }
+}
+
+/// How many forks lie between the first process that used this crate and this one.
+///
+/// A value taken before a fork differs from one taken in the child: what is keyed by it is known to be the parent's.
+pub fn generation() -> u32 {
+    watch();
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// A number that grows with each fork of this process.
+///
+/// A block of memory that was allocated at the present count is known to no other process by inheritance.
+pub fn forks() -> u32 {
+    watch();
+    FORKS.load(Ordering::Relaxed)
+}

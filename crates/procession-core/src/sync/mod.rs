@@ -1,0 +1,10 @@
+//! Locks, semaphores, conditions, events and barriers between processes.
+//!
+//! All of them are words in shared memory. What is not contended makes no system call; who must wait sleeps on a futex, in
+//! slices, and looks in between whether the process it waits for still lives.
+
+mod lock;
+mod wait;
+
+pub use lock::{Acquired, LockWord, NotHeld};
+pub use wait::{Wait, WaitError};

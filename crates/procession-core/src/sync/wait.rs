@@ -1,0 +1,149 @@
+//! Waiting: how long, and what a signal does to it.
+
+use std::time::{Duration, Instant};
+
+use crate::sys::futex::{self, FutexWord, Slept};
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// A signal arrived, and the [`Wait`] said that it ends the wait.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// How long a call may block, and what happens when a signal arrives meanwhile.
+///
+/// Everything that blocks in this crate does it through [`park`](Self::park), so deadlines and signals are seen to in
+/// one place.
+pub struct Wait<'a> {
+    deadline: Option<Instant>,
+    on_signal: Option<&'a mut dyn FnMut() -> bool>,
+}
+
+/// A wait never sleeps longer than this in one go, so that a wake that died with its waker is made good.
+const LONGEST_SLICE: Duration = Duration::from_millis(500);
+
+impl std::fmt::Debug for Wait<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wait").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Wait<'a> {
+    /// Without an end.
+    pub fn forever() -> Self {
+        Self { deadline: None, on_signal: None }
+    }
+
+    /// Until a moment.
+    pub fn until(deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), on_signal: None }
+    }
+
+    /// From now for a time; for ever if the end of it can't be represented.
+    pub fn timeout(limit: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(limit), on_signal: None }
+    }
+
+    /// Has `on_signal` called whenever a signal may have arrived (at times without one). If it returns false, the wait
+    /// ends with [`WaitError::Interrupted`], having changed nothing; otherwise it goes on, to the same deadline.
+    #[must_use]
+    pub fn on_signal(mut self, on_signal: &'a mut dyn FnMut() -> bool) -> Self {
+        self.on_signal = Some(on_signal);
+        self
+    }
+
+    /// The moment it ends, if it does.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time left, at most `slice`.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::TimedOut`] if there is none.
+    pub fn remaining(&self, slice: Duration) -> Result<Duration, WaitError> {
+        let Some(deadline) = self.deadline else {
+            return Ok(slice);
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(WaitError::TimedOut) } else { Ok(left.min(slice)) }
+    }
+
+    /// To be called when a system call was interrupted, and at the end of each slice.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::Interrupted`] if the signal ends the wait.
+    pub fn signalled(&mut self) -> Result<(), WaitError> {
+        let goes_on = self.on_signal.as_mut().is_none_or(|on_signal| on_signal());
+        if goes_on { Ok(()) } else { Err(WaitError::Interrupted) }
+    }
+
+    /// Sleeps while the futex word is `expected`, for a slice at most. Returns to have the word looked at again: it was
+    /// changed, or the slice is over, or nothing happened at all.
+    pub(crate) fn park<W: FutexWord>(&mut self, word: &W, expected: u32, slice: Duration) -> Result<(), WaitError> {
+        let limit = self.remaining(slice.min(LONGEST_SLICE))?;
+        match futex::wait(word, expected, Some(limit)) {
+            Slept::Woken => Ok(()),
+            Slept::TimedOut | Slept::Interrupted => self.signalled(),
+        }
+    }
+}
+
+/// Slices that grow from a short to a long one: the first look at the owner of a lock comes soon, and a long wait
+/// costs next to nothing.
+#[derive(Debug)]
+pub(crate) struct Slices(Duration);
+
+impl Slices {
+    pub(crate) fn new() -> Self {
+        Self(Duration::from_millis(20))
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let slice = self.0;
+        self.0 = (slice * 2).min(LONGEST_SLICE);
+        slice
+    }
+}
+
+/// Looks at `done` a bounded number of times before the caller goes to sleep. Not on a single core, where whoever would
+/// make it true can't run meanwhile.
+pub(crate) fn spin(mut done: impl FnMut() -> bool) -> bool {
+    for round in 0..spin_limit() {
+        if done() {
+            return true;
+        }
+        for _ in 0..=(round % 8) {
+            crate::loom::hint::spin_loop();
+        }
+    }
+    false
+}
+
+#[cfg(loom)]
+fn spin_limit() -> u32 {
+    0
+}
+
+#[cfg(not(loom))]
+fn spin_limit() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    const UNKNOWN: u32 = u32::MAX;
+    static LIMIT: AtomicU32 = AtomicU32::new(UNKNOWN);
+    match LIMIT.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            // Affinity and cgroup quota are looked at by the standard library.
+            let limit = if std::thread::available_parallelism().map_or(1, usize::from) > 1 { 200 } else { 0 };
+            LIMIT.store(limit, Ordering::Relaxed);
+            limit
+        }
+        limit => limit,
+    }
+}

@@ -1,0 +1,3 @@
+//! What is Linux's own, behind small functions: another system is another file here.
+
+pub(crate) mod futex;

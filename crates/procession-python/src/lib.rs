@@ -1,0 +1,10 @@
+//! Python bindings of procession: the module `procession._core`.
+//!
+//! One concept a file, named as in the core. Hot calls are methods that Python classes inherit directly; whatever is not
+//! hot is Python, in the package beside this module.
+
+mod wait;
+
+/// The native part of the package `procession`. Not for direct use.
+#[pyo3::pymodule]
+pub mod _core {}
