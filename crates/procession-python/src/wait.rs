@@ -53,9 +53,13 @@ pub(crate) fn block<R: Send>(
     timeout: Timeout,
     call: impl Send + FnOnce(&mut Wait<'_>) -> Result<R, WaitError>,
 ) -> PyResult<Option<R>> {
+    // A function, as a method named by its path is not general enough over the interpreter's lifetime.
+    fn run_signal_handlers(py: Python<'_>) -> PyResult<()> {
+        py.check_signals()
+    }
     let mut raised = None;
     let result = py.detach(|| {
-        let mut on_signal = || match Python::attach(Python::check_signals) {
+        let mut on_signal = || match Python::attach(run_signal_handlers) {
             Ok(()) => true,
             Err(error) => {
                 raised = Some(error);
