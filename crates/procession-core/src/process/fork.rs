@@ -1,34 +1,45 @@
 //! Noticing forks.
 //!
-//! A handler registered once by `pthread_atfork` does nothing but store numbers (it runs between `fork` and whatever
-//! the child does, where only async-signal-safe things may happen). Whatever is local to a process compares
+//! The handlers registered once by `pthread_atfork` do little more than store numbers (that of the child runs between
+//! `fork` and whatever the child does, where only async-signal-safe things may happen). Whatever is local to a process compares
 //! [`generation`] with the one it was made in, and is made anew where they differ.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::identity;
+use super::{identity, life};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static FORKS: AtomicU32 = AtomicU32::new(0);
 static WATCHING: AtomicBool = AtomicBool::new(false);
 
 /// Run in the parent, before the fork and after it: what another thread makes in between is told from what is made later.
-extern "C" fn around() {
+fn around() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn before() {
+    around();
+    life::before_fork();
+}
+
+extern "C" fn in_parent() {
+    life::after_fork();
+    around();
 }
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     identity::forget();
+    life::in_child();
 }
 
 /// Registers the handler, the first time it is called.
 pub(super) fn watch() {
     if !WATCHING.load(Ordering::Relaxed) && !WATCHING.swap(true, Ordering::Relaxed) {
-        // SAFETY: the handlers only store to atomics, which is allowed at any moment of a fork.
+        // SAFETY: the handlers only touch atomics and call fstat and close, which is allowed at any moment of a fork.
         // A failure (no memory) leaves forks unnoticed, as they would be without the handler.
-        unsafe { libc::pthread_atfork(Some(around), Some(around), Some(in_child)) };
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
     }
 }
 

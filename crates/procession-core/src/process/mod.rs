@@ -1,9 +1,19 @@
 //! Who a process is, starting one, and noticing its end.
+//!
+//! The protocols (parent death, the hand-over to the fork server) are described in PROTOCOL.md beside this file.
 
 mod fork;
 mod fork_local;
+mod handover;
 mod identity;
+mod life;
+mod sentinel;
+mod spawn;
 
 pub use fork::{forks, generation};
 pub use fork_local::ForkLocal;
+pub use handover::{MOST_DESCRIPTORS, Received, receive, send};
 pub use identity::ProcessId;
+pub use life::{Following, follow, life_sentinel};
+pub use sentinel::{Exit, Sentinel, wait_readable};
+pub use spawn::spawn;

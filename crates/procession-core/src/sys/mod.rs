@@ -1,3 +1,4 @@
 //! What is Linux's own, behind small functions: another system is another file here.
 
 pub(crate) mod futex;
+pub(crate) mod poll;

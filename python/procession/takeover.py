@@ -1,0 +1,82 @@
+"""Taking the place of `multiprocessing`: whoever imports it, or a module of it, gets this package.
+
+The standard package is not touched; it is only no longer found by that name. Children of any start method are taken
+over as well, before they import anything of the program.
+"""
+
+import importlib
+import importlib.machinery
+import sys
+
+__all__ = ["install", "is_installed"]
+
+STANDARD = "multiprocessing"
+
+
+def install():
+    """Have `import multiprocessing`, here and in all children, mean this package.
+
+    To be called before anything else imports `multiprocessing`: names that a module has taken from the standard package
+    stay what they are.
+    """
+    if is_installed():
+        return
+    package = sys.modules[__package__]
+    if STANDARD in sys.modules and sys.modules[STANDARD] is package:
+        # An alias was made by other means.
+        return
+    for name in [name for name in sys.modules if _is_standard(name)]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Finder())
+    sys.modules[STANDARD] = package
+    _release_executor()
+
+
+def is_installed():
+    """Whether `multiprocessing` means this package."""
+    return any(isinstance(finder, _Finder) for finder in sys.meta_path)
+
+
+def _is_standard(name):
+    return name == STANDARD or name.startswith(STANDARD + ".")
+
+
+def _release_executor():
+    # ProcessPoolExecutor holds the modules it imported. Its own module is imported anew when it is next asked for.
+    if sys.modules.pop("concurrent.futures.process", None) is not None:
+        futures = sys.modules.get("concurrent.futures")
+        for name in ("process", "ProcessPoolExecutor"):
+            vars(futures).pop(name, None)
+
+
+class _Finder:
+    """Finds `multiprocessing.x` as the module x of this package."""
+
+    def find_spec(self, name, path=None, target=None):
+        if not _is_standard(name):
+            return None
+        ours = __package__ + name.removeprefix(STANDARD)
+        try:
+            module = importlib.import_module(ours)
+        except ModuleNotFoundError as error:
+            if error.name == ours:
+                return None
+            raise
+        return importlib.machinery.ModuleSpec(name, _Loader(module), origin=getattr(module, "__file__", None))
+
+    def invalidate_caches(self):
+        """Nothing is cached here."""
+
+
+class _Loader:
+    """Loads a module that is there already."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def create_module(self, spec):
+        """A placeholder: what is returned here would get a new name and spec."""
+
+    def exec_module(self, placeholder):
+        """Put the module where the import system looks for it afterwards."""
+        sys.modules[placeholder.__name__] = self.module
