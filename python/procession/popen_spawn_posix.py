@@ -2,7 +2,7 @@
 
 import os
 
-from . import _core, popen_fork, spawn, util
+from . import _core, popen_fork, resource_tracker, spawn, util
 from .context import reduction, set_spawning_popen
 
 __all__ = ["Popen"]
@@ -36,28 +36,18 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj):
         handles = {
-            "tracker_fd": tracker_fd(),
+            "tracker_fd": resource_tracker.getfd(),
             "pipe_handle": pickled_for_child(self, process_obj),
             "parent_sentinel": _core.life_sentinel(),
         }
         try:
             for fd in handles.values():
-                if fd is not None:
-                    self.duplicate_for_child(fd)
+                self.duplicate_for_child(fd)
             command = spawn.get_command_line(**handles)
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
         finally:
             os.close(handles["pipe_handle"])
         self._adopt(_core.Child(self.pid))
-
-
-def tracker_fd():
-    """The way to the resource tracker, which is one for all processes of the family."""
-    try:
-        from . import resource_tracker
-    except ImportError:
-        return None
-    return resource_tracker.getfd()
 
 
 def pickled_for_child(popen, process_obj):

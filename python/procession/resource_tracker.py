@@ -127,7 +127,9 @@ class ResourceTracker:
     def _send(self, command, name, rtype):
         line = f"{command}:{name}:{rtype}\n".encode("ascii")
         if len(line) > _LONGEST_LINE:
-            raise ValueError(f"the name of a tracked resource is too long: {len(line)} bytes with its kind, not {_LONGEST_LINE}")
+            raise ValueError(
+                f"the name of a tracked resource is too long: {len(line)} bytes with its kind, not {_LONGEST_LINE}"
+            )
         try:
             self.ensure_running()
         except ReentrantCallError:

@@ -164,11 +164,11 @@ pub(crate) fn send_with_descriptors(
 
 /// Receives a message with descriptors from a Unix socket: `(bytes, descriptors)`; at the end of the connection without any.
 #[pyfunction]
-pub(crate) fn receive_with_descriptors<'py>(
-    py: Python<'py>,
+pub(crate) fn receive_with_descriptors(
+    py: Python<'_>,
     socket: RawFd,
     limit: usize,
-) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)> {
+) -> PyResult<(Bound<'_, PyBytes>, Bound<'_, PyTuple>)> {
     let socket = borrowed(socket)?;
     match block(py, Timeout::FOREVER, |wait| process::receive(socket, limit, wait))? {
         Some(received) => {

@@ -138,6 +138,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Sentinel {
+        #[expect(clippy::zombie_processes, reason = "the sentinel reaps it")]
         let child = Command::new("sh").arg("-c").arg(script).stdin(Stdio::null()).spawn().unwrap();
         Sentinel::open(child.id()).unwrap()
     }
