@@ -1,58 +1,128 @@
-# Everything a developer does with procession. `make help` lists it.
+# Everything a developer does with procession; `make help` lists it.
 #
 # Needed: Rust (cargo), Python 3.11 or newer with venv, make. The rest is installed into .venv from PyPI.
-# Variables: PYTHON (the interpreter of .venv; python3 on PATH), PYTHONS (further interpreters to test with;
-# without it those that are found), SHARED (the folder of the tutorials and of the conformance tool).
 
+# The interpreter of .venv.
 PYTHON ?= python3
+# Further interpreters to test with, separated by spaces; those that are found, if empty (see tools/interpreters.py).
+PYTHONS ?=
+# The folder that holds tutorials/ and conformance/; what needs them is left out without it.
 SHARED ?= ../shared
+# Passed on to the program that a target runs: make test-python ARGS="-k queue", make bench ARGS=--quick
+ARGS ?=
+
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := -m pip --disable-pip-version-check --quiet
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
+  $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-# One interpreter for every build, so that cargo does not compile the bindings anew for each caller.
+# One interpreter for every build, so that cargo doesn't compile the bindings anew for each caller.
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(VENV)
+export PYTHONS SHARED
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
-## help: this list
 .PHONY: help
 help:
 	@sed -n 's/^## /  make /p' $(firstword $(MAKEFILE_LIST))
 
-## venv: the project's own virtual environment, .venv, with the tools
-.PHONY: venv
+## run            build, then run the main job on the standard package and on procession, and compare
+.PHONY: run
+run: develop
+	$(BIN)/python examples/compare.py $(ARGS)
+
+## test           everything below from lint to test-versions
+.PHONY: test
+test: lint test-rust test-loom test-python tutorials conformance-part test-versions
+
+## bench          side-by-side speed of the standard package and procession (ARGS="--quick", "--only pool")
+.PHONY: bench
+bench: develop
+	$(BIN)/python benches/side_by_side.py $(ARGS)
+
+## develop        build the extension in release mode into .venv (edits of Python files need no new build)
+.PHONY: venv develop
 venv: $(VENV)/.tools
-
-$(VENV)/.tools: requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null || \
-	  { echo "procession needs Python 3.11 or newer; '$(PYTHON)' is not. Name one: make PYTHON=/path/to/python3.13 ..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' </dev/null || \
-	  { echo "'$(PYTHON)' cannot make virtual environments (on Debian: apt install python3-venv)" >&2; exit 1; }
-	@test -x $(BIN)/python && $(BIN)/python -c '' || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install -r requirements-dev.txt
-	@touch $@
-
-## develop: build the extension in release mode into .venv (edits of Python files need no new build)
-.PHONY: develop
 develop: $(VENV)/.developed
 
-RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
-  $(shell find crates -name '*.rs' -o -name Cargo.toml)
+$(VENV)/.tools: requirements-dev.txt requirements-test.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null || { echo \
+	  "procession needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' </dev/null || { echo \
+	  "'$(PYTHON)' cannot make virtual environments (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP) install -r requirements-dev.txt
+	@touch $@
 
-$(VENV)/.developed: $(VENV)/.tools $(RUST_SOURCES)
+$(VENV)/.developed: $(VENV)/.tools $(SOURCES)
 	$(BIN)/maturin develop --release --quiet
 	@touch $@
 
-## test-python: the Python tests (ARGS="-k queue" picks some)
+## lint           rustfmt, clippy, ruff, mypy, and the stubs against the extension
+.PHONY: lint
+lint: develop
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest procession._core
+
+## format         put Rust and Python into the form that lint asks for
+.PHONY: format
+format: venv
+	cargo fmt --all
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+## test-rust      Rust tests and doctests
+.PHONY: test-rust
+test-rust: venv
+	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests) $(ARGS)
+	cargo test --doc
+
+## test-loom      the algorithms on atomics under every order of events (loom)
+.PHONY: test-loom
+test-loom: venv
+	RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+	  cargo test --package procession-core --lib --target-dir target/loom loom $(ARGS)
+
+## test-python    the Python tests on .venv
 .PHONY: test-python
 test-python: develop
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not tutorials" $(ARGS)
 
-## clean: remove what was built, .venv included
+## tutorials      the tutorial programs, unmodified, under each start method
+.PHONY: tutorials
+tutorials: develop
+	$(BIN)/python -m pytest -m tutorials $(ARGS)
+
+## conformance    the standard package's own tests, all of those that this version is to pass (see docs/conformance.md)
+## conformance-part    a quick part of them
+.PHONY: conformance conformance-part
+conformance: develop
+	$(BIN)/python tools/conformance.py $(ARGS)
+conformance-part: develop
+	$(BIN)/python tools/conformance.py --part $(ARGS)
+
+## test-versions  the Python tests on each further Python version that is found
+.PHONY: test-versions wheel
+test-versions: wheel
+	@tools/test-versions
+
+# abi3: one wheel serves every version.
+wheel: target/wheels/.built
+target/wheels/.built: $(VENV)/.developed $(shell find python -name '*.py' -o -name '*.pyi')
+	rm -rf target/wheels
+	$(BIN)/maturin build --release --quiet --out target/wheels
+	@touch $@
+
+## clean          remove all that was built, .venv included
 .PHONY: clean
 clean:
 	rm -rf target dist .venv .venv-* .pytest_cache .mypy_cache .ruff_cache python/procession/_core*.so
