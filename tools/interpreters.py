@@ -1,8 +1,8 @@
 """Print the Python interpreters that the tests can use, one path a line, the newest version last.
 
 `PYTHONS` (paths, separated by spaces) names them; without it they are those of pythonX.Y on PATH, and of pyenv's
-versions where pyenv is installed. An interpreter counts only when it really runs (the shims of pyenv exist for versions that are
-not selected), is CPython 3.11 or newer, and can make a virtual environment. One of each version is enough.
+versions where pyenv is installed. An interpreter counts only when it really runs (the shims of pyenv exist for versions
+that are not selected), is CPython 3.11 or newer, and can make a virtual environment. One of each version is enough.
 
     interpreters.py            all of them
     interpreters.py OTHER      all but those of OTHER's version (3.13, say)
