@@ -56,15 +56,20 @@ def pickled_for_child(popen, process_obj):
     The child reads it when it gets to it: however large, and whatever becomes of the child, the parent doesn't wait.
     """
     preparation = spawn.get_preparation_data(process_obj._name)
+    set_spawning_popen(popen)
+    try:
+        return in_memory(preparation, process_obj)
+    finally:
+        set_spawning_popen(None)
+
+
+def in_memory(*objects):
+    """A file in memory with the pickles of these objects, one after the other. Returns its descriptor."""
     fd = os.memfd_create("procession-start")
     try:
         with open(fd, "wb", closefd=False) as file:
-            set_spawning_popen(popen)
-            try:
-                reduction.dump(preparation, file)
-                reduction.dump(process_obj, file)
-            finally:
-                set_spawning_popen(None)
+            for obj in objects:
+                reduction.dump(obj, file)
         # The child shares the position.
         os.lseek(fd, 0, os.SEEK_SET)
     except BaseException:

@@ -11,7 +11,7 @@ mod wait;
 pub mod _core {
     #[pymodule_export]
     use super::process::{
-        Child, follow, life_sentinel, receive_with_descriptors, send_with_descriptors, spawnv_passfds, unfollow,
+        Child, follow, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors, spawnv_passfds, unfollow,
         wait_readable,
     };
 }

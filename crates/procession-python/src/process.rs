@@ -145,6 +145,13 @@ fn named(error: io::Error, path: &CString) -> PyErr {
     pyo3::exceptions::PyOSError::new_err((number, text, path.to_string_lossy().into_owned()))
 }
 
+/// Two connected Unix sockets that keep messages apart.
+#[pyfunction]
+pub(crate) fn message_sockets() -> PyResult<(RawFd, RawFd)> {
+    let (one, other) = process::message_sockets()?;
+    Ok((one.into_raw_fd(), other.into_raw_fd()))
+}
+
 /// Sends a message with descriptors over a Unix socket.
 #[pyfunction]
 pub(crate) fn send_with_descriptors(

@@ -9,8 +9,8 @@ use std::{
 use rustix::{
     io::{Errno, IoSlice, IoSliceMut},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
 };
 
@@ -29,6 +29,15 @@ pub struct Received {
     pub bytes: Vec<u8>,
     /// The descriptors, closed on exec.
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// Two connected sockets that keep messages apart, closed on exec.
+///
+/// # Errors
+///
+/// No descriptor is left.
+pub fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Sends one message, which must not be empty if descriptors go with it. Blocks while the socket is full.
@@ -105,17 +114,11 @@ mod tests {
         time::Duration,
     };
 
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
     use super::*;
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
-    }
 
     #[test]
     fn a_descriptor_arrives_with_its_message() {
-        let (here, there) = pair();
+        let (here, there) = message_sockets().unwrap();
         let (mut reader, writer) = std::io::pipe().unwrap();
         send(here.as_fd(), b"take this", &[writer.as_fd()], &mut Wait::forever()).unwrap().unwrap();
         drop(writer);
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_connection_is_a_message_without_bytes() {
-        let (here, there) = pair();
+        let (here, there) = message_sockets().unwrap();
         drop(there);
         assert!(receive(here.as_fd(), 10, &mut Wait::forever()).unwrap().unwrap().bytes.is_empty());
         let error = send(here.as_fd(), b"x", &[], &mut Wait::forever()).unwrap().unwrap_err();
@@ -139,14 +142,14 @@ mod tests {
 
     #[test]
     fn a_wait_for_a_message_ends_with_its_time() {
-        let (here, _there) = pair();
+        let (here, _there) = message_sockets().unwrap();
         let mut soon = Wait::timeout(Duration::from_millis(10));
         assert_eq!(receive(here.as_fd(), 10, &mut soon).unwrap_err(), WaitError::TimedOut);
     }
 
     #[test]
     fn neither_too_long_a_message_nor_too_many_descriptors_pass() {
-        let (here, there) = pair();
+        let (here, there) = message_sockets().unwrap();
         send(here.as_fd(), b"too long", &[], &mut Wait::forever()).unwrap().unwrap();
         let error = receive(there.as_fd(), 3, &mut Wait::forever()).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));

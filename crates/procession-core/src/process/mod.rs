@@ -12,7 +12,7 @@ mod spawn;
 
 pub use fork::{forks, generation};
 pub use fork_local::ForkLocal;
-pub use handover::{MOST_DESCRIPTORS, Received, receive, send};
+pub use handover::{MOST_DESCRIPTORS, Received, message_sockets, receive, send};
 pub use identity::ProcessId;
 pub use life::{Following, follow, life_sentinel};
 pub use sentinel::{Exit, Sentinel, wait_readable};

@@ -1,0 +1,363 @@
+"""The fork server: a process that has imported the main module, and of which the children of others are copies.
+
+One socket leads to it, which all processes of the family inherit. What passes over it, and who ends when, is in
+PROTOCOL.md of the core's process folder.
+"""
+
+import os
+import struct
+import sys
+import threading
+
+from . import _core, process, spawn, util
+
+__all__ = ["connect_to_new_process", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
+
+# What a child finds first among the descriptors it is sent; those that its arguments refer to follow.
+_FIRST = ("data", "parent sentinel", "fork server", "resource tracker")
+# Descriptors in one message; the kernel's limit is 253.
+_IN_ONE_MESSAGE = 240
+_COUNT = struct.Struct("I")
+# A pid, an exit code, or the negative number of an error.
+_SIGNED = struct.Struct("q")
+
+
+class ForkServer:
+    """The server as its clients see it: the process that started it and all below that."""
+
+    def __init__(self):
+        self._forkserver_alive_fd = None
+        self._forkserver_pid = None
+        # Only whoever started the server can wait for it.
+        self._starter = None
+        self._inherited_fds = None
+        self._preload_modules = ["__main__"]
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._lock._at_fork_reinit)
+
+    def set_forkserver_preload(self, modules_names):
+        """Name the modules that the server imports when it starts. "__main__" is the main module."""
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        self._preload_modules = modules_names
+
+    def get_inherited_fds(self):
+        """The descriptors that came with the arguments; None in a process that the server did not start."""
+        return self._inherited_fds
+
+    def ensure_running(self):
+        """Start the server, here or again, unless it runs."""
+        with self._lock:
+            if self._forkserver_alive_fd is not None:
+                # Nothing ever comes from the server on this socket but its end.
+                if not _core.wait_readable(self._forkserver_alive_fd, 0):
+                    return
+                self._forget()
+            self._launch()
+
+    def _forget(self):
+        os.close(self._forkserver_alive_fd)
+        pid, self._forkserver_alive_fd, self._forkserver_pid = self._forkserver_pid, None, None
+        if self._starter == os.getpid():
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                # Reaped by somebody who waits for any child.
+                pass
+
+    def _launch(self):
+        ours, servers = _core.message_sockets()
+        try:
+            handles = {"control": servers, "life": _core.life_sentinel(), "data": self._pickled_for_server()}
+            try:
+                if spawn._taken_over():
+                    handles["takeover"] = 1
+                arguments = ", ".join(f"{name}={value}" for name, value in handles.items())
+                program = f"from {__name__} import main; main({arguments})"
+                executable = spawn.get_executable()
+                command = [executable, *util._args_from_interpreter_flags(), "-c", program]
+                passed = [handles[name] for name in ("control", "life", "data")]
+                self._forkserver_pid = util.spawnv_passfds(executable, command, passed)
+            finally:
+                os.close(handles["data"])
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(servers)
+        self._forkserver_alive_fd = ours
+        self._starter = os.getpid()
+
+    def _pickled_for_server(self):
+        from .popen_spawn_posix import in_memory
+
+        main = {}
+        if "__main__" in self._preload_modules:
+            wanted = "sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"
+            data = spawn.get_preparation_data("ignored")
+            main = {key: data[key] for key in wanted if key in data}
+        return in_memory({"preload": list(self._preload_modules), "main": main})
+
+    def connect_to_new_process(self, fds, data):
+        """Have the server start a child that does what the file `data` says, and has the descriptors `fds`.
+
+        Returns its pid, its pidfd and a socket on which the server tells its exit code.
+        """
+        from . import resource_tracker
+
+        tracker = resource_tracker.getfd()
+        # The server may die with the request in its hands. If no child answered, none was made: ask the next server.
+        for _attempt in range(2):
+            self.ensure_running()
+            status, childs = _core.message_sockets()
+            try:
+                first = data, _core.life_sentinel(), self._forkserver_alive_fd, tracker
+                _send_descriptors(status, [*first, *fds])
+                _core.send_with_descriptors(self._forkserver_alive_fd, b"+", [childs])
+                os.close(childs)
+                childs = None
+                answer, received = _core.receive_with_descriptors(status, _SIGNED.size)
+            except (BrokenPipeError, ConnectionResetError):
+                answer, received = b"", ()
+            except BaseException:
+                os.close(status)
+                raise
+            finally:
+                if childs is not None:
+                    os.close(childs)
+            if answer:
+                return self._started(status, *_SIGNED.unpack(answer), *received)
+            os.close(status)
+        raise EOFError(
+            "the fork server ended before it had started the process: what it printed to stderr says why; an import of "
+            "the main module, or of a preloaded one, that ends the process would do that"
+        )
+
+    @staticmethod
+    def _started(status, pid, *received):
+        if pid < 0:
+            os.close(status)
+            raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
+        (pidfd,) = received
+        return pid, pidfd, status
+
+    def _stop(self):
+        """End the server; the tests do."""
+        with self._lock:
+            if self._forkserver_alive_fd is None:
+                return
+            if self._starter == os.getpid():
+                # Children of the server have the socket as well, so that its end alone would not do.
+                import signal
+
+                os.kill(self._forkserver_pid, signal.SIGTERM)
+            self._forget()
+
+
+def read_exit_code(status):
+    """Wait for the exit code of a child that has ended; 255 if the server has gone and nobody knows it."""
+    try:
+        answer, _ = _core.receive_with_descriptors(status, _SIGNED.size)
+    except ConnectionResetError:
+        answer = b""
+    return _SIGNED.unpack(answer)[0] if answer else 255
+
+
+def _send_descriptors(socket, fds):
+    for start in range(0, len(fds), _IN_ONE_MESSAGE):
+        _core.send_with_descriptors(socket, _COUNT.pack(len(fds)), fds[start : start + _IN_ONE_MESSAGE])
+
+
+def _receive_descriptors(socket):
+    fds = []
+    while True:
+        message, received = _core.receive_with_descriptors(socket, _COUNT.size)
+        if not message:
+            # Whoever asked for this process has gone.
+            os._exit(1)
+        fds += received
+        if len(fds) == _COUNT.unpack(message)[0]:
+            return fds
+
+
+# The server itself
+
+
+def main(control, life, data, takeover=0):
+    """Be the fork server."""
+    import signal
+
+    # Ctrl-C is for the program; the children get the handler back.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Importing the main module may take its time, in which nobody looks whether the program still runs.
+    _core.follow(life)
+    if takeover:
+        from .takeover import install
+
+        install()
+    _preload(data)
+    util._close_stdin()
+    _core.unfollow()
+    _Server(control, life, lambda: signal.signal(signal.SIGINT, handler)).serve()
+
+
+def _preload(data):
+    import _pickle
+    import gc
+
+    with os.fdopen(data, "rb") as file:
+        wanted = _pickle.load(file)
+    current = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(wanted["main"])
+    except BaseException as error:
+        # The child imports it again, and fails where it is seen.
+        util.info("the fork server could not import the main module: %r", error)
+    finally:
+        del current._inheriting
+    for name in wanted["preload"]:
+        try:
+            __import__(name)
+        except ImportError:
+            # A hint, no more: whoever needs the module will be told.
+            pass
+    # What the imports printed is not to be printed by each child.
+    util._flush_std_streams()
+    # The collector writes to each object it looks at. Of these it never will, so their pages stay shared.
+    gc.collect()
+    gc.freeze()
+
+
+class _Server:
+    """Forks when asked to, and tells who asked how it ended."""
+
+    def __init__(self, control, life, restore_signals):
+        import select
+
+        self.control = control
+        self.life = life
+        self.restore_signals = restore_signals
+        self.gone = select.EPOLLHUP
+        self.epoll = select.epoll()
+        self.epoll.register(control, select.EPOLLIN)
+        self.epoll.register(life, select.EPOLLIN)
+        # By pidfd: the child, and the socket to tell its end on.
+        self.children = {}
+        # The sockets whose other side may still wait; known once the starter of this server is gone.
+        self.listeners = None
+
+    def serve(self):
+        while self.listeners is None or self.listeners:
+            for fd, _events in self.epoll.poll():
+                if fd == self.control:
+                    if not self.accept():
+                        return
+                elif fd == self.life:
+                    self.starter_ended()
+                elif fd in self.children:
+                    self.child_ended(fd)
+                else:
+                    self.listener_ended(fd)
+
+    def starter_ended(self):
+        """Go on only for the others that wait for a child."""
+        self.epoll.unregister(self.life)
+        self.listeners = set()
+        for _child, status in self.children.values():
+            self.watch(status)
+
+    def watch(self, status):
+        self.listeners.add(status)
+        self.epoll.register(status, self.gone)
+
+    def listener_ended(self, status):
+        if status in self.listeners:
+            self.listeners.discard(status)
+            self.epoll.unregister(status)
+
+    def accept(self):
+        """Fork a child. False if nobody is left who could ask for one."""
+        message, received = _core.receive_with_descriptors(self.control, 1)
+        if not message:
+            return False
+        (status,) = received
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self.tell(status, -error.errno)
+            os.close(status)
+            return True
+        if pid == 0:
+            from .popen_fork import _run_child
+
+            _run_child(lambda: self.become_child(status))
+        child = _core.Child(pid)
+        self.children[child.sentinel] = child, status
+        self.epoll.register(child.sentinel)
+        if self.listeners is not None:
+            self.watch(status)
+        return True
+
+    def child_ended(self, pidfd):
+        code = self.children[pidfd][0].exit_code()
+        if code is None:
+            return
+        child, status = self.children.pop(pidfd)
+        self.epoll.unregister(pidfd)
+        child.close()
+        if self.listeners is not None:
+            self.listener_ended(status)
+        self.tell(status, code)
+        os.close(status)
+
+    def tell(self, status, number):
+        try:
+            _core.send_with_descriptors(status, _SIGNED.pack(number), [])
+        except (BrokenPipeError, ConnectionResetError):
+            # Nobody wants to know any more.
+            pass
+
+    def become_child(self, status):
+        """The life of a child; returns its exit code."""
+        try:
+            self.epoll.close()
+            os.close(self.control)
+            os.close(self.life)
+            for child, other in self.children.values():
+                child.close()
+                os.close(other)
+            self.restore_signals()
+            # Told by the child, not by the server: whatever becomes of that, a child that was made is known.
+            own = _core.Child(os.getpid())
+            try:
+                _core.send_with_descriptors(status, _SIGNED.pack(os.getpid()), [own.sentinel])
+            except (BrokenPipeError, ConnectionResetError):
+                return 1
+            own.close()
+            data, parent_sentinel = _take_descriptors(status)
+            return spawn._main(data, parent_sentinel)
+        except SystemExit as exit:
+            return process._code_of(exit)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            return 1
+
+
+def _take_descriptors(status):
+    from . import resource_tracker
+
+    data, parent_sentinel, server, tracker, *inherited = _receive_descriptors(status)
+    os.close(status)
+    _forkserver._forkserver_alive_fd = server
+    _forkserver._forkserver_pid = os.getppid()
+    _forkserver._inherited_fds = inherited
+    resource_tracker._resource_tracker._fd = tracker
+    return data, parent_sentinel
+
+
+_forkserver = ForkServer()
+ensure_running = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+connect_to_new_process = _forkserver.connect_to_new_process
+set_forkserver_preload = _forkserver.set_forkserver_preload
