@@ -9,7 +9,7 @@ import struct
 import sys
 import threading
 
-from . import _core, process, spawn, util
+from . import _core, popen_fork, process, resource_tracker, spawn, util
 
 __all__ = ["connect_to_new_process", "ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
@@ -103,8 +103,6 @@ class ForkServer:
 
         Returns its pid, its pidfd and a socket on which the server tells its exit code.
         """
-        from . import resource_tracker
-
         tracker = resource_tracker.getfd()
         # The server may die with the request in its hands. If no child answered, none was made: ask the next server.
         for _attempt in range(2):
@@ -289,9 +287,7 @@ class _Server:
             os.close(status)
             return True
         if pid == 0:
-            from .popen_fork import _run_child
-
-            _run_child(lambda: self.become_child(status))
+            popen_fork._run_child(lambda: self.become_child(status))
         child = _core.Child(pid)
         self.children[child.sentinel] = child, status
         self.epoll.register(child.sentinel)
@@ -345,8 +341,6 @@ class _Server:
 
 
 def _take_descriptors(status):
-    from . import resource_tracker
-
     data, parent_sentinel, server, tracker, *inherited = _receive_descriptors(status)
     os.close(status)
     _forkserver._forkserver_alive_fd = server
