@@ -7,14 +7,14 @@ gone, after unlinking what is registered still.
 """
 
 import os
-import signal
 import sys
 import threading
 import warnings
 
 __all__ = ["ensure_running", "register", "unregister"]
 
-_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGINT and SIGTERM. The module `signal` is imported where it is needed: every spawned child imports this one.
+_IGNORED_SIGNALS = (2, 15)
 # A line of at most this many bytes is written to a pipe in one piece (POSIX, PIPE_BUF).
 _LONGEST_LINE = 512
 
@@ -84,6 +84,10 @@ class ResourceTracker:
         )
 
     def _launch(self):
+        import signal
+
+        import signal
+
         from . import spawn, util
 
         reader, writer = os.pipe()
@@ -160,6 +164,8 @@ getfd = _resource_tracker.getfd
 
 def main(fd):
     """What the helper process does: keep the names, and unlink those that remain at the end."""
+    import signal
+
     for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
