@@ -90,7 +90,7 @@ test-rust: venv
 .PHONY: test-loom
 test-loom: venv
 	RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=2 \
-	  cargo test --package procession-core --lib --target-dir target/loom loom $(ARGS)
+	  cargo test --package procession-core --lib --target-dir target/loom models $(ARGS)
 
 ## test-python    the Python tests on .venv
 .PHONY: test-python

@@ -12,9 +12,9 @@ import sys
 import textwrap
 from dataclasses import dataclass
 
-import processes
 import pytest
 
+import processes
 import procession
 
 METHODS = ["fork", "spawn", "forkserver"]
