@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from workloads import load
+from measure import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
 NOT_SLOWER = 0.95
@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--ours", default="procession", help="the package that is measured")
     options = parser.parse_args()
 
-    chosen = [w for w in load().values() if not options.only or any(text in w.name for text in options.only)]
+    chosen = [w for w in WORKLOADS.values() if not options.only or any(text in w.name for text in options.only)]
     if options.list:
         for workload in chosen:
             print(f"{workload.name:32} {workload.title}")

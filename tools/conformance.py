@@ -4,8 +4,8 @@
 
 The tool that runs them is outside this repository, in the folder that SHARED names, and the tests are those installed
 with the interpreter; what is missing is said. A test counts when the standard package passes it. Those that procession
-does not pass are listed with their reasons in docs/conformance.md: any other one that fails makes the exit status 1, and
-so does less than nine tenths of what the standard package passes.
+does not pass are listed with their reasons in docs/conformance.md: any other that fails makes the exit status 1, and so
+does less than nine tenths of what the standard package passes.
 """
 
 import argparse

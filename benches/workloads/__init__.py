@@ -2,27 +2,27 @@
 
 A workload returns the seconds that its operations took, and nothing else that happened: processes are started and ready
 before the clock starts. It checks its own result, and raises `WrongResult` where it is not what it has to be.
+
+These modules import little: what they import, each spawned child imports as well.
 """
 
-import importlib
 import os
 import time
-from dataclasses import dataclass
 
 
 class WrongResult(Exception):
     """The work was done, and done wrongly: its time means nothing."""
 
 
-@dataclass(frozen=True)
 class Workload:
-    name: str
-    title: str
-    run: object  # run(mp, count) -> seconds, or MB
-    count: int  # operations
-    quick: int  # operations with --quick
-    unit: str  # of what is printed: "us" and "ms" per operation, "MB" as it is
-    target: float | None  # the least ratio aimed at; None: not to be slower
+    """A function run(mp, count), and how much of it is done and what is made of the answer."""
+
+    def __init__(self, run, title, count, quick, unit, target):
+        self.run, self.title = run, title
+        self.name = run.__name__
+        self.count, self.quick = count, quick  # operations; with --quick
+        self.unit = unit  # of what is printed: "ns", "us" and "ms" per operation, "MB" as it is
+        self.target = target  # the least ratio aimed at; None: not to be slower
 
 
 WORKLOADS = {}
@@ -32,18 +32,11 @@ def workload(title, *, count, quick=None, unit="us", target=None):
     """Register a function as a workload, under its own name."""
 
     def register(function):
-        name = function.__name__
-        WORKLOADS[name] = Workload(name, title, function, count, quick or max(1, count // 10), unit, target)
+        made = Workload(function, title, count, quick or max(1, count // 10), unit, target)
+        WORKLOADS[made.name] = made
         return function
 
     return register
-
-
-def load():
-    """All workloads by name, in the order of the report."""
-    for module in ("queues", "pools", "locks", "pipes", "starts"):
-        importlib.import_module(f"{__name__}.{module}")
-    return WORKLOADS
 
 
 def expect(got, wanted):

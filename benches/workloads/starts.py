@@ -1,8 +1,6 @@
 """Processes: start and join by each method, the import of the package, and the memory of idle workers."""
 
 import os
-import statistics
-import subprocess
 import sys
 import time
 
@@ -51,10 +49,12 @@ IMPORT = "import sys, time; began = time.perf_counter(); import {}; print(time.p
 
 def import_time(modules, count):
     """The sum of the seconds of so many imports, each in an interpreter of its own; the median stands for each."""
+    import subprocess
+
     command = [sys.executable, "-c", IMPORT.format(modules)]
     times = [float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(count + 1)]
     # The first one may have had to write the compiled files.
-    return statistics.median(times[1:]) * count
+    return sorted(times[1:])[count // 2] * count
 
 
 @workload("import of the package", count=7, quick=3, unit="ms", target=1)
