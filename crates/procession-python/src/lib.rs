@@ -3,15 +3,36 @@
 //! One concept a file, named as in the core. Hot calls are methods that Python classes inherit directly; whatever is not
 //! hot is Python, in the package beside this module.
 
+mod acquire;
+mod handle;
+mod late;
+mod lock;
+mod method;
 mod process;
+mod rlock;
+mod semaphore;
 mod wait;
 
 /// The native part of the package `procession`. Not for direct use.
 #[pyo3::pymodule]
 pub mod _core {
+    use pyo3::prelude::*;
+
+    use crate::method;
+
     #[pymodule_export]
     use super::process::{
-        Child, follow, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors, spawnv_passfds, unfollow,
-        wait_readable,
+        Child, follow, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors, spawnv_passfds,
+        unfollow, wait_readable,
     };
+    #[pymodule_export]
+    use super::{lock::Lock, rlock::RLock, semaphore::Semaphore};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        method::install::<Lock>(&py.get_type::<Lock>())?;
+        method::install::<RLock>(&py.get_type::<RLock>())?;
+        method::install::<Semaphore>(&py.get_type::<Semaphore>())
+    }
 }

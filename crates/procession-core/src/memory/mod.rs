@@ -2,6 +2,8 @@
 
 mod arena;
 mod segment;
+mod shared;
 
 pub use arena::{Block, BlockHandle};
 pub use segment::{Segment, SegmentId};
+pub use shared::{Atomics, Shared};

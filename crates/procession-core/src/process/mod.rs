@@ -9,6 +9,7 @@ mod identity;
 mod life;
 mod sentinel;
 mod spawn;
+mod thread;
 
 pub use fork::{forks, generation};
 pub use fork_local::ForkLocal;
@@ -17,3 +18,4 @@ pub use identity::ProcessId;
 pub use life::{Following, follow, life_sentinel};
 pub use sentinel::{Exit, Sentinel, wait_readable};
 pub use spawn::spawn;
+pub use thread::thread_id;

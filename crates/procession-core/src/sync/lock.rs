@@ -19,13 +19,19 @@
 //!
 //! A release by another process than the owner is allowed, as with the standard package's `Lock`. A waiter that was
 //! woken and dies before it takes the lock loses the wake: the others sleep in slices and find the word free.
+#![allow(unsafe_code)]
 
-use std::time::Duration;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
-use super::wait::{Slices, Wait, WaitError, spin};
+use super::wait::{Looks, Slices, Wait, WaitError, spin};
 use crate::{
     loom::{AtomicU64, Ordering},
-    process::ProcessId,
+    memory::{Atomics, BlockHandle, Shared},
+    process::{ProcessId, thread_id},
     sys::futex,
 };
 
@@ -164,6 +170,132 @@ impl LockWord {
         while self.acquire(me, &mut Wait::timeout(Duration::from_secs(60))).is_err() {}
         let _held = Release(self);
         critical()
+    }
+}
+
+/// What a [`Lock`] is in shared memory.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct LockState {
+    word: LockWord,
+    /// [`thread_id`] of the holder, 0 if free. Only for those who ask whose it is: it is set after the word, and cleared
+    /// before.
+    thread: AtomicU64,
+}
+
+// SAFETY: words that are atomics; zeros are a free lock.
+unsafe impl Atomics for LockState {}
+
+/// A mutual exclusion lock between processes and threads: the standard package's `Lock`.
+///
+/// Not reentrant. Whoever holds it, any process or thread may release it. If the holder's process dies, the next to acquire
+/// it takes it over ([`Acquired::Recovered`]).
+///
+/// ```
+/// use procession_core::sync::{Acquired, Lock, Wait};
+///
+/// let lock = Lock::create()?;
+/// assert_eq!(lock.acquire(&mut Wait::forever()), Ok(Acquired::Held));
+/// assert!(lock.is_mine());
+/// lock.release().unwrap();
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Lock {
+    state: Shared<LockState>,
+    looks: Looks,
+}
+
+impl Lock {
+    /// A new lock, free.
+    ///
+    /// # Errors
+    ///
+    /// As [`Block::allocate`](crate::memory::Block::allocate).
+    pub fn create() -> io::Result<Self> {
+        Ok(Self { state: Shared::create()?, looks: Looks::default() })
+    }
+
+    /// What to send to another process along with the descriptor.
+    pub fn hand_over(&self) -> BlockHandle {
+        self.state.hand_over()
+    }
+
+    /// The lock of another process.
+    ///
+    /// # Errors
+    ///
+    /// As [`Block::attach`](crate::memory::Block::attach).
+    pub fn attach(handle: BlockHandle, fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { state: Shared::attach(handle, fd)?, looks: Looks::default() })
+    }
+
+    /// Acquires the lock if it is free. Never blocks, and does not look whether a holder died.
+    #[inline]
+    pub fn try_acquire(&self) -> bool {
+        let acquired = self.state.word.try_acquire(ProcessId::current());
+        if acquired {
+            self.state.thread.store(thread_id(), Ordering::Relaxed);
+        }
+        acquired
+    }
+
+    /// Acquires the lock if it is free or its holder is found to be dead. Never blocks. Looks at the holder at the first
+    /// failure and then at most every few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::TimedOut`] if it is held.
+    pub fn try_acquire_or_recover(&self) -> Result<Acquired, WaitError> {
+        if self.try_acquire() {
+            Ok(Acquired::Held)
+        } else if self.looks.due() {
+            self.acquire(&mut Wait::timeout(Duration::ZERO))
+        } else {
+            Err(WaitError::TimedOut)
+        }
+    }
+
+    /// Acquires the lock, waiting while another holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] if the wait ended without the lock.
+    #[inline]
+    pub fn acquire(&self, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
+        let acquired = self.state.word.acquire(ProcessId::current(), wait)?;
+        self.state.thread.store(thread_id(), Ordering::Relaxed);
+        Ok(acquired)
+    }
+
+    /// Releases the lock, whoever holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotHeld`] if nobody does.
+    #[inline]
+    pub fn release(&self) -> Result<(), NotHeld> {
+        if self.state.word.owner().is_none() {
+            return Err(NotHeld);
+        }
+        self.state.thread.store(0, Ordering::Relaxed);
+        self.state.word.release()
+    }
+
+    /// The process that holds the lock, as of now. It may be dead.
+    pub fn owner(&self) -> Option<ProcessId> {
+        self.state.word.owner()
+    }
+
+    /// Whether the calling thread acquired it.
+    pub fn is_mine(&self) -> bool {
+        self.owner() == Some(ProcessId::current()) && self.state.thread.load(Ordering::Relaxed) == thread_id()
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.state.as_fd()
     }
 }
 

@@ -4,7 +4,11 @@
 //! slices, and looks in between whether the process it waits for still lives.
 
 mod lock;
+mod rlock;
+mod semaphore;
 mod wait;
 
-pub use lock::{Acquired, LockWord, NotHeld};
+pub use lock::{Acquired, Lock, LockWord, NotHeld};
+pub use rlock::{NotOwner, RLock};
+pub use semaphore::{AtMaximum, Semaphore};
 pub use wait::{Wait, WaitError};

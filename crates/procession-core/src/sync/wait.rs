@@ -57,6 +57,13 @@ impl<'a> Wait<'a> {
         self
     }
 
+    /// A wait without an end that treats signals as this one does.
+    pub fn endless(&mut self) -> Wait<'_> {
+        // The closure is borrowed anew, for a shorter time.
+        let on_signal = self.on_signal.as_mut().map(|on_signal| &mut **on_signal as &mut dyn FnMut() -> bool);
+        Wait { deadline: None, on_signal }
+    }
+
     /// The moment it ends, if it does.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -110,6 +117,28 @@ impl Slices {
         let slice = self.0;
         self.0 = (slice * 2).min(LONGEST_SLICE);
         slice
+    }
+}
+
+/// When somebody who tries without waiting looks whether the holder died: at the first failure, then now and then. A
+/// look costs as much as hundreds of tries.
+#[derive(Debug, Default)]
+pub(crate) struct Looks(std::sync::atomic::AtomicU64);
+
+impl Looks {
+    const EVERY_MS: u64 = 20;
+
+    /// Whether a look is due. If so, the next one is due in [`EVERY_MS`](Self::EVERY_MS).
+    pub(crate) fn due(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        // Counted from one interval after the start of the clock, so that zero means "never looked".
+        let now = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000 + Self::EVERY_MS;
+        let due = now.saturating_sub(self.0.load(Relaxed)) >= Self::EVERY_MS;
+        if due {
+            self.0.store(now, Relaxed);
+        }
+        due
     }
 }
 

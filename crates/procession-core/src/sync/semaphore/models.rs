@@ -1,0 +1,70 @@
+use loom::{sync::Arc, thread};
+
+use super::*;
+
+fn semaphore(initial: u32) -> Arc<SemaphoreState> {
+    let state = SemaphoreState {
+        word: AtomicU64::new(0),
+        initial: AtomicU32::new(0),
+        maximum: AtomicU32::new(0),
+        flags: AtomicU32::new(0),
+        table: LockWord::new(),
+        holders: std::array::from_fn(|_| Holder::default()),
+    };
+    state.set_up(initial, VALUE as u32);
+    Arc::new(state)
+}
+
+/// Two waiters, two releases: nobody sleeps on.
+#[test]
+fn no_wake_is_lost() {
+    loom::model(|| {
+        let state = semaphore(0);
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let state = state.clone();
+                thread::spawn(move || {
+                    let _ = state.acquire(ProcessId::current(), &AtomicUsize::new(0), &mut Wait::forever()).unwrap();
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            state.release(ProcessId::current(), &AtomicUsize::new(0)).unwrap();
+        }
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_eq!(state.value(), 0);
+    });
+}
+
+/// S4: while one gives back what a dead process held, another acquires and releases. There is never a permit too many, and
+/// in the end none is missing.
+#[test]
+fn giving_back_counts_no_permit_twice() {
+    loom::model(|| {
+        let state = semaphore(2);
+        let [dead, living] = &state.holders;
+        dead.process.store(1, Ordering::Relaxed);
+        living.process.store(ProcessId::current().to_bits(), Ordering::Relaxed);
+        dead.log();
+        state.take(0).unwrap();
+
+        let other = {
+            let state = state.clone();
+            thread::spawn(move || {
+                let (me, hint) = (ProcessId::current(), AtomicUsize::new(1));
+                if state.take_logged(me, &hint, 0).is_some() {
+                    state.release(me, &hint).unwrap();
+                }
+            })
+        };
+        let early = state.give_back(&[dead]);
+        (0..early).for_each(|_| assert!(dead.strike()));
+        assert!(state.value() <= 2);
+        other.join().unwrap();
+        let late = state.give_back(&[dead]);
+        assert_eq!(early + late, 1);
+        assert_eq!((state.value(), state.flags.load(Ordering::Relaxed)), (2, 0));
+    });
+}
