@@ -1,8 +1,8 @@
 //! `acquire`, `release`, `__enter__` and `__exit__`, as close to the interpreter as it gets.
 //!
-//! The methods that `#[pymethods]` makes enter and leave PyO3 at each call, which takes longer than the lock does. These
+//! The methods that `#[pymethods]` makes enter and leave `PyO3` at each call, which takes longer than the lock does. These
 //! are plain functions in the interpreter's fast calling conventions. They work on the words alone while nothing is
-//! contended, and enter PyO3 only to wait or to raise.
+//! contended, and enter `PyO3` only to wait or to raise.
 #![allow(unsafe_code)]
 
 use std::{
@@ -92,7 +92,7 @@ fn define(
     class.setattr(PyString::from_bytes(py, name.to_bytes())?, descriptor)
 }
 
-/// Runs what is not fast within PyO3; an error becomes the interpreter's present exception.
+/// Runs what is not fast within `PyO3`; an error becomes the interpreter's present exception.
 #[cold]
 fn within<R>(body: impl FnOnce(Python<'_>) -> PyResult<R>) -> Option<R> {
     Python::attach(|py| {
@@ -123,7 +123,7 @@ fn none() -> *mut ffi::PyObject {
 /// # Safety
 ///
 /// `object` points to an instance of the class or a subclass, which lives as long as the call.
-unsafe fn contents<'a, T: Acquirable>(object: &'a *mut ffi::PyObject) -> &'a T {
+unsafe fn contents<T: Acquirable>(object: &*mut ffi::PyObject) -> &T {
     // SAFETY: the interpreter calls methods with its lock held.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: by the caller's word it is an object.

@@ -74,7 +74,7 @@ impl Semaphore {
     }
 
     fn locked(&self) -> PyResult<bool> {
-        self._is_zero()
+        Ok(self.core()?.value() == 0)
     }
 
     fn _is_mine(&self) -> PyResult<bool> {

@@ -175,11 +175,12 @@ impl SemaphoreState {
             }
             let slept = wait.park(&self.word, CONTENDED as u32, slices.next());
             // Also when the time is up: the dead are found however short the wait.
-            if slept != Err(WaitError::Interrupted) && self.value() == 0 {
-                if let Some(dead) = self.recover(me) {
-                    recovered = Some(dead);
-                    continue;
-                }
+            if slept != Err(WaitError::Interrupted)
+                && self.value() == 0
+                && let Some(dead) = self.recover(me)
+            {
+                recovered = Some(dead);
+                continue;
             }
             slept?;
         }

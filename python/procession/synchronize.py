@@ -1,0 +1,123 @@
+"""Locks, semaphores, conditions, events and barriers between processes.
+
+The work is done by the native classes of `_core`, on words in shared memory. Here is what the standard package's users
+see beside it: names of owners, and how objects get into a process that is being started.
+"""
+
+import threading
+
+from . import _core, context, process, reduction
+
+__all__ = ["BoundedSemaphore", "Lock", "RLock", "Semaphore"]
+
+RECURSIVE_MUTEX, SEMAPHORE = range(2)
+SEM_VALUE_MAX = _core.Semaphore.SEM_VALUE_MAX
+
+
+class _Shared:
+    """What all of them have in common: the context they are made for, and the way into a child."""
+
+    def _set_context(self, ctx):
+        # Only the name is of interest, and choosing a default for good is not for a lock to do.
+        self._is_fork_ctx = (context._default_context if ctx is None else ctx).get_start_method() == "fork"
+
+    def __getstate__(self):
+        context.assert_spawning(self)
+        if self._is_fork_ctx:
+            raise RuntimeError(
+                f"A SemLock created in a fork context is being shared with a process in a {_spawning_method()} "
+                f"context: make the {type(self).__name__} and the Process by the same context"
+            )
+        state, fds = self._share()
+        return state, tuple(reduction.DupFd(fd) for fd in fds)
+
+    def __setstate__(self, state):
+        state, fds = state
+        self._attach(state, tuple(fd.detach() for fd in fds))
+        # The child may hand it on to its own children.
+        self._is_fork_ctx = False
+
+
+def _spawning_method():
+    return getattr(context.get_spawning_popen(), "method", "spawn")
+
+
+class SemLock(_Shared):
+    """Base class of locks and semaphores."""
+
+    name = None
+    kind = SEMAPHORE
+    maxvalue = 1
+
+    @property
+    def _semlock(self):
+        """The semaphore behind the object: the object itself."""
+        return self
+
+    def _owner(self):
+        """Who holds a lock, in words."""
+        if self._is_mine():
+            name = process.current_process().name
+            thread = threading.current_thread().name
+            return name if thread == "MainThread" else f"{name}|{thread}"
+        if not self.locked():
+            return "None"
+        return "SomeOtherThread" if self._count() else "SomeOtherProcess"
+
+
+class Lock(_core.Lock, SemLock):
+    """A lock. Any thread of any process may release it."""
+
+    def __init__(self, *, ctx):
+        self._create()
+        self._set_context(ctx)
+
+    def __repr__(self):
+        return f"<{type(self).__name__}(owner={self._owner()})>"
+
+
+class RLock(_core.RLock, SemLock):
+    """A lock that its owner, a thread of a process, may acquire again."""
+
+    kind = RECURSIVE_MUTEX
+
+    def __init__(self, *, ctx):
+        self._create()
+        self._set_context(ctx)
+
+    def __repr__(self):
+        owner = self._owner()
+        count = self._count() if self._is_mine() else 0 if owner == "None" else "nonzero"
+        return f"<{type(self).__name__}({owner}, {count})>"
+
+
+class Semaphore(_core.Semaphore, SemLock):
+    """A counter of permits."""
+
+    maxvalue = _core.Semaphore.maxvalue
+
+    def __init__(self, value=1, *, ctx):
+        self._create(value, SEM_VALUE_MAX)
+        self._set_context(ctx)
+
+    def get_value(self):
+        """How many permits may be had."""
+        return self._get_value()
+
+    def __repr__(self):
+        return f"<{type(self).__name__}(value={self._get_value()})>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that can't be released above its first value."""
+
+    def __init__(self, value=1, *, ctx):
+        self._create(value, value)
+        self._set_context(ctx)
+
+    def __repr__(self):
+        return f"<{type(self).__name__}(value={self._get_value()}, maxvalue={self.maxvalue})>"
+
+
+for _class in (Lock, RLock, Semaphore, BoundedSemaphore):
+    _class._own_methods()
