@@ -6,6 +6,7 @@
 //!
 //! * [`memory`]: segments of shared memory and the small blocks in them
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes
+//! * [`channel`]: rings of messages, and queues on them
 //! * [`process`]: who a process is, starting one, and noticing its end
 //!
 //! # Blocking
@@ -17,6 +18,7 @@
 //! Nothing here starts a thread on its own. What is local to a process is keyed by [`process::generation`] and made anew
 //! in a forked child; what is shared stays usable on both sides of a fork.
 
+pub mod channel;
 pub mod memory;
 pub mod process;
 pub mod sync;

@@ -5,5 +5,6 @@ mod segment;
 mod shared;
 
 pub use arena::{Block, BlockHandle};
+pub(crate) use segment::HEADER;
 pub use segment::{Segment, SegmentId};
 pub use shared::{Atomics, Shared};

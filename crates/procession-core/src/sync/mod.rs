@@ -12,3 +12,4 @@ pub use lock::{Acquired, Lock, LockWord, NotHeld};
 pub use rlock::{NotOwner, RLock};
 pub use semaphore::{AtMaximum, Semaphore};
 pub use wait::{Wait, WaitError};
+pub(crate) use wait::{Slices, spin};

@@ -84,25 +84,28 @@ pub(crate) fn wake<W: FutexWord>(word: &W, count: u32) -> usize {
     usize::try_from(woken).unwrap_or(0)
 }
 
-// The model: one mutex and condition variable stand for the kernel's table. A lost wake shows as a deadlock.
+// The model: one mutex and condition variable stand for the kernel's table, the number for those asleep (on any word). A
+// lost wake shows as a deadlock.
 #[cfg(loom)]
 ::loom::lazy_static! {
-    static ref KERNEL: (::loom::sync::Mutex<()>, ::loom::sync::Condvar) =
-        (::loom::sync::Mutex::new(()), ::loom::sync::Condvar::new());
+    static ref KERNEL: (::loom::sync::Mutex<usize>, ::loom::sync::Condvar) =
+        (::loom::sync::Mutex::new(0), ::loom::sync::Condvar::new());
 }
 
 #[cfg(loom)]
 pub(crate) fn wait<W: FutexWord>(word: &W, expected: u32, _limit: Option<Duration>) -> Slept {
-    let guard = KERNEL.0.lock().unwrap();
+    let mut asleep = KERNEL.0.lock().unwrap();
     if word.value() == expected {
-        drop(KERNEL.1.wait(guard).unwrap());
+        *asleep += 1;
+        let mut asleep = KERNEL.1.wait(asleep).unwrap();
+        *asleep -= 1;
     }
     Slept::Woken
 }
 
 #[cfg(loom)]
 pub(crate) fn wake<W: FutexWord>(_word: &W, _count: u32) -> usize {
-    let _guard = KERNEL.0.lock().unwrap();
+    let asleep = KERNEL.0.lock().unwrap();
     KERNEL.1.notify_all();
-    1
+    *asleep
 }

@@ -1,0 +1,177 @@
+//! Who sleeps until a count changes.
+//!
+//! A count of sleepers tells whoever changes the word whether a wake (a system call) is worth while. A sleeper that is
+//! killed leaves the count too high, never too low: that costs spare wakes until the next change that wakes nobody
+//! puts it right (PROTOCOL.md, "A sleeper is killed").
+//!
+//! The word:
+//!
+//! | bits  | meaning |
+//! |-------|---------|
+//! | 0-31  | how many sleep, or are about to, or were killed while they did |
+//! | 32-63 | how many ever came, so that a newcomer is never mistaken for a dead one |
+
+use std::time::Duration;
+
+use crate::{
+    loom::{AtomicU64, Ordering, fence},
+    sync::{Wait, WaitError},
+    sys::futex,
+};
+
+const COMING: u64 = (1 << 32) + 1;
+const COUNT: u64 = (1 << 32) - 1;
+
+/// The sleepers on one word.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub(super) struct Sleepers(AtomicU64);
+
+impl Sleepers {
+    /// Sleeps while `word` is `seen`, for a slice at most. `seen` was loaded, and found not to be what is waited for,
+    /// before this call.
+    pub(super) fn sleep(
+        &self,
+        word: &AtomicU64,
+        seen: u64,
+        wait: &mut Wait<'_>,
+        slice: Duration,
+    ) -> Result<(), WaitError> {
+        self.0.fetch_add(COMING, Ordering::AcqRel);
+        // Pairs with the fence in `wake`: either the change is seen here, or the sleeper there.
+        fence(Ordering::SeqCst);
+        super::point();
+        let slept = if word.load(Ordering::Relaxed) == seen { wait.park(word, seen as u32, slice) } else { Ok(()) };
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |present| {
+            // It may have been put right in the meantime.
+            (present & COUNT != 0).then(|| present - 1)
+        });
+        slept
+    }
+
+    /// To be taken by whoever is going to change the word, before the change, and handed to [`wake`](Self::wake).
+    #[inline]
+    pub(super) fn before(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Wakes at most `count` sleepers, after `word` was changed.
+    #[inline]
+    pub(super) fn wake(&self, word: &AtomicU64, before: u64, count: u64) {
+        fence(Ordering::SeqCst);
+        let now = self.0.load(Ordering::Relaxed);
+        if now & COUNT != 0 {
+            self.wake_slowly(word, before, now, count);
+        }
+    }
+
+    #[cold]
+    fn wake_slowly(&self, word: &AtomicU64, before: u64, now: u64, count: u64) {
+        let woken = futex::wake(word, u32::try_from(count).unwrap_or(u32::MAX));
+        // Nobody came since before the change, so whoever was counted had loaded the former value: it does not fall
+        // asleep any more, and nobody was found asleep. Those that are counted are dead, or awake anyway.
+        if woken == 0 && now == before {
+            let _ = self.0.compare_exchange(now, now & !COUNT, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// How many are counted.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn counted(&self) -> u64 {
+        self.0.load(Ordering::Acquire) & COUNT
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_a_dead_sleeper_left_is_put_right() {
+        let (sleepers, word) = (Sleepers::default(), AtomicU64::new(0));
+        sleepers.0.fetch_add(COMING, Ordering::Relaxed);
+        assert_eq!(sleepers.counted(), 1);
+        let before = sleepers.before();
+        word.store(1, Ordering::Release);
+        sleepers.wake(&word, before, 1);
+        assert_eq!(sleepers.counted(), 0);
+    }
+
+    #[test]
+    fn a_newcomer_is_not_taken_for_a_dead_one() {
+        let (sleepers, word) = (Sleepers::default(), AtomicU64::new(0));
+        let before = sleepers.before();
+        sleepers.0.fetch_add(COMING, Ordering::Relaxed);
+        word.store(1, Ordering::Release);
+        sleepers.wake(&word, before, 1);
+        assert_eq!(sleepers.counted(), 1);
+    }
+
+    #[test]
+    fn a_sleeper_leaves_when_its_time_is_up() {
+        let (sleepers, word) = (Sleepers::default(), AtomicU64::new(0));
+        let mut wait = Wait::timeout(Duration::from_millis(5));
+        while sleepers.sleep(&word, 0, &mut wait, Duration::from_secs(1)) != Err(WaitError::TimedOut) {}
+        assert_eq!(sleepers.counted(), 0);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    /// Two changes, one sleeper waiting for the second: a lost wake is a deadlock of the model.
+    #[test]
+    fn no_wake_is_lost() {
+        loom::model(|| {
+            let shared = Arc::new((Sleepers::default(), AtomicU64::new(0)));
+            let sleeper = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    loop {
+                        let seen = shared.1.load(Ordering::Acquire);
+                        if seen == 2 {
+                            break;
+                        }
+                        shared.0.sleep(&shared.1, seen, &mut Wait::forever(), Duration::MAX).unwrap();
+                    }
+                })
+            };
+            for count in 1..=2 {
+                let before = shared.0.before();
+                shared.1.store(count, Ordering::Release);
+                shared.0.wake(&shared.1, before, 1);
+            }
+            sleeper.join().unwrap();
+        });
+    }
+
+    /// A dead sleeper is counted from the start: putting the count right must not hide the living one.
+    #[test]
+    fn putting_the_count_right_loses_nobody() {
+        loom::model(|| {
+            let shared = Arc::new((Sleepers::default(), AtomicU64::new(0)));
+            shared.0.0.fetch_add(COMING, Ordering::Relaxed);
+            let sleeper = {
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    loop {
+                        let seen = shared.1.load(Ordering::Acquire);
+                        if seen == 2 {
+                            break;
+                        }
+                        shared.0.sleep(&shared.1, seen, &mut Wait::forever(), Duration::MAX).unwrap();
+                    }
+                })
+            };
+            for count in 1..=2 {
+                let before = shared.0.before();
+                shared.1.store(count, Ordering::Release);
+                shared.0.wake(&shared.1, before, 1);
+            }
+            sleeper.join().unwrap();
+        });
+    }
+}
