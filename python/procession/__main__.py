@@ -65,7 +65,8 @@ def run_script(path, arguments):
     """As python does with the name of a script, a folder or an archive."""
     sys.argv = [path, *arguments]
     if not os.path.exists(path):
-        sys.exit(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: [Errno 2] No such file or directory")
+        print(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: no such file", file=sys.stderr)
+        sys.exit(2)
     if os.path.isdir(path) or is_archive(path):
         import runpy
 

@@ -86,8 +86,6 @@ class ResourceTracker:
     def _launch(self):
         import signal
 
-        import signal
-
         from . import spawn, util
 
         reader, writer = os.pipe()

@@ -1,0 +1,242 @@
+"""The three ways in: `import procession as multiprocessing`, `python -m procession`, `procession.install()`."""
+
+import subprocess
+import sys
+
+import pytest
+
+import procession
+
+# Prints whose modules it got, here and in a child of each method.
+WHOSE = """
+import sys
+import multiprocessing
+import multiprocessing.util
+from multiprocessing import context, process
+from multiprocessing.context import SpawnProcess
+def whose():
+    import multiprocessing.spawn
+    found = {multiprocessing, multiprocessing.util, context, multiprocessing.spawn, sys.modules["multiprocessing"]}
+    names = {module.__name__.split(".")[0] for module in found}
+    return *names, SpawnProcess.__module__, __name__, *sys.argv[1:]
+def child(path):
+    with open(path, "a") as file:
+        print(*whose(), file=file)
+if __name__ == "__main__":
+    print(*whose())
+    path = sys.argv[1]
+    for method in ("fork", "spawn", "forkserver"):
+        p = multiprocessing.get_context(method).Process(target=child, args=(path,))
+        p.start()
+        p.join()
+        assert p.exitcode == 0, p
+"""
+
+
+def run(*arguments, **options):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=50, **options)
+
+
+@pytest.fixture
+def whose(tmp_path):
+    (tmp_path / "whose_modules.py").write_text(WHOSE)
+    return tmp_path / "whose_modules.py"
+
+
+@pytest.mark.parametrize("way", ["script", "module", "relative"])
+def test_a_program_and_its_children_are_taken_over(whose, way, tmp_path):
+    notes = tmp_path / "notes"
+    program = {"script": [whose], "module": ["-m", "whose_modules"], "relative": ["whose_modules.py"]}[way]
+    result = run("-m", "procession", *program, notes, "word", cwd=tmp_path)
+    assert result.stderr == ""
+    assert result.stdout == f"procession procession.context __main__ {notes} word\n"
+    forked, *others = notes.read_text().splitlines()
+    assert forked == result.stdout.strip()
+    assert others == [f"procession procession.context __mp_main__ {notes} word"] * 2
+
+
+def test_without_it_nothing_is_taken_over(whose, tmp_path):
+    result = run(whose, tmp_path / "notes")
+    assert result.stdout.startswith("multiprocessing multiprocessing.context __main__")
+    assert "procession" not in (tmp_path / "notes").read_text().replace(str(tmp_path), "")
+
+
+def test_install_from_within(whose, tmp_path):
+    whose.write_text("import procession\nprocession.install()\nprocession.install()\n" + WHOSE)
+    notes = tmp_path / "notes"
+    result = run(whose, notes)
+    assert result.stderr == ""
+    assert result.stdout == f"procession procession.context __main__ {notes}\n"
+    assert [line.split()[0] for line in notes.read_text().splitlines()] == ["procession"] * 3
+
+
+def test_install_replaces_what_was_imported_before(tmp_path):
+    result = run(
+        "-c",
+        """
+import multiprocessing.process
+from concurrent.futures import ProcessPoolExecutor as before
+import procession
+procession.install()
+import multiprocessing.process as process
+from concurrent.futures import ProcessPoolExecutor as after
+import concurrent.futures.process
+print(process.__name__, after is before, concurrent.futures.process.mp.__name__)
+""",
+    )
+    assert (result.stdout, result.stderr) == ("procession.process False procession\n", "")
+
+
+def test_what_does_not_exist_is_not_found():
+    result = run("-m", "procession", "-c", "import multiprocessing.nonsense")
+    assert "ModuleNotFoundError: No module named 'multiprocessing.nonsense'" in result.stderr
+    assert result.returncode == 1
+
+
+def test_code_on_the_command_line():
+    result = run(
+        "-m", "procession", "-c", "import sys, multiprocessing as m; print(m.__name__, *sys.argv, __name__)", "a"
+    )
+    assert result.stdout == "procession -c a __main__\n"
+
+
+SURROUNDINGS = """
+import sys, os
+main = sys.modules["__main__"]
+print(sorted(set(vars(main)) - {"sys", "os", "main"} - {"__annotations__"}), main.__spec__ is None, main.__package__)
+print(__name__, sys.argv, sys.path[0], os.path.basename(main.__file__))
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "module", "folder", "archive"])
+def test_a_program_finds_what_python_would_give_it(way, tmp_path):
+    import zipfile
+
+    (tmp_path / "surroundings.py").write_text(SURROUNDINGS)
+    match way:
+        case "script":
+            program = [tmp_path / "surroundings.py"]
+        case "module":
+            program = ["-m", "surroundings"]
+        case "folder":
+            (tmp_path / "folder").mkdir()
+            (tmp_path / "folder" / "__main__.py").write_text(SURROUNDINGS)
+            program = [tmp_path / "folder"]
+        case "archive":
+            with zipfile.ZipFile(tmp_path / "program.zip", "w") as archive:
+                archive.writestr("__main__.py", SURROUNDINGS)
+            program = [tmp_path / "program.zip"]
+    expected = run(*program, "-x", "word", cwd=tmp_path)
+    result = run("-m", "procession", *program, "-x", "word", cwd=tmp_path)
+    assert result.stderr == expected.stderr == ""
+    # Python's own script has a loader; nobody can load it again by the one it has.
+    assert result.stdout == expected.stdout
+
+
+def test_exit_codes_and_errors_pass_through(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text("import sys\nsys.exit(int(sys.argv[1]))")
+    assert run("-m", "procession", path, "7").returncode == 7
+    path.write_text("1 / 0")
+    result = run("-m", "procession", path)
+    assert result.returncode == 1
+    assert f'File "{path}", line 1' in result.stderr
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_wrong_command_lines():
+    for arguments in ([], ["-m"], ["-c"], ["--nonsense"]):
+        result = run("-m", "procession", *arguments)
+        assert result.returncode == 1
+        assert "usage: python -m procession" in result.stderr
+    assert "usage: python -m procession" in run("-m", "procession", "--help").stdout
+    result = run("-m", "procession", "no_such_file.py")
+    assert "can't open file" in result.stderr
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_process_pool_executor_runs_on_procession(method, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        f"""
+import concurrent.futures, multiprocessing, sys
+def double(n):
+    return n * 2, multiprocessing.current_process().__class__.__module__
+if __name__ == "__main__":
+    ctx = multiprocessing.get_context({method!r})
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=ctx) as pool:
+        print(list(pool.map(double, range(3))))
+    standard = [name for name, module in sys.modules.items()
+                if name.startswith("multiprocessing") and not module.__name__.startswith("procession")]
+    print(standard)
+"""
+    )
+    result = run("-m", "procession", path)
+    assert result.stderr == ""
+    expected = [(n * 2, "procession.context") for n in range(3)]
+    assert result.stdout == f"{expected}\n[]\n"
+
+
+def test_log_records_name_the_process(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        """
+import logging, multiprocessing
+logging.basicConfig(format="%(processName)s %(message)s")
+def child():
+    logging.warning("hello")
+if __name__ == "__main__":
+    p = multiprocessing.get_context("spawn").Process(target=child, name="Ada")
+    p.start()
+    p.join()
+    logging.warning("goodbye")
+"""
+    )
+    result = run("-m", "procession", path)
+    assert result.stderr == "Ada hello\nMainProcess goodbye\n"
+
+
+def test_the_package_itself_never_imports_the_standard_one():
+    # Not when imported, and not in a child: the import of one's own program needs no takeover.
+    result = run(
+        "-c",
+        """
+import procession, sys
+standard = ("multiprocessing", "_multiprocessing", "_posixshmem")
+def left(): return sorted(n for n in sys.modules if n.split(".")[0] in standard)
+assert left() == [], left()
+p = procession.get_context("fork").Process(target=sys.exit, args=(0,))
+p.start()
+p.join()
+assert left() == [], left()
+""",
+    )
+    assert result.stderr == ""
+
+
+def test_install_is_no_name_of_the_standard_package():
+    assert "install" not in procession.__all__
+    assert callable(procession.install)
+
+
+def test_a_system_without_a_port_falls_back_and_says_so(tmp_path):
+    # As it is where the native part was not built: another platform, and no module _core.
+    path = tmp_path / "program.py"
+    path.write_text(
+        """
+import sys
+sys.platform = "someos"
+sys.modules["procession._core"] = None
+import procession
+from procession.context import BaseContext
+import procession.queues
+print(procession.Process.__module__, BaseContext.__module__, procession.queues.__name__)
+procession.set_start_method
+"""
+    )
+    result = run(path)
+    assert result.stdout == "multiprocessing.context multiprocessing.context multiprocessing.queues\n"
+    assert (
+        "RuntimeWarning: procession has no port to this system (someos): the standard multiprocessing" in result.stderr
+    )
