@@ -62,7 +62,7 @@ def cases():
 
 @pytest.mark.tutorials
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize(("name", "method"), cases())
+@pytest.mark.parametrize(("name", "method"), list(cases()))
 def test_tutorial(name, method):
     options = Namespace(impl="procession", python=sys.executable, method=method)
     fault, _, err = RUNNER.run(name, options)
