@@ -1,0 +1,357 @@
+"""The server of a manager: keeps objects, and calls their methods for clients.
+
+What a client sends is `(id, method, args, kwds)` and what it gets back is `(kind, result)`. The id is that of an object,
+or None for the server itself. A new connection carries one request for the server; if that is `accept_connection`, any
+number for objects follow it, and for the server too.
+"""
+
+import collections
+import sys
+import threading
+import traceback
+
+from . import connection, process, reduction, util
+from .manager_client import Token, Wire, listener_client
+
+__all__ = ["Server"]
+
+
+def all_methods(obj):
+    """The names of everything about an object that can be called."""
+    return [name for name in dir(obj) if callable(getattr(obj, name))]
+
+
+def public_methods(obj):
+    """The names of an object's methods that don't begin with an underscore."""
+    return [name for name in all_methods(obj) if not name.startswith("_")]
+
+
+class Server:
+    """Keeps the objects, and does with them what clients ask for."""
+
+    # What a client may ask of the server itself.
+    public = [
+        "shutdown",
+        "create",
+        "accept_connection",
+        "get_methods",
+        "debug_info",
+        "number_of_objects",
+        "dummy",
+        "incref",
+        "decref",
+    ]
+
+    def __init__(self, registry, address, authkey, serializer):
+        if not isinstance(authkey, bytes):
+            raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
+        self.registry = registry
+        self.authkey = process.AuthenticationString(authkey)
+        Listener, _ = listener_client[serializer]
+        # Without a key: each connection is authenticated in the thread that serves it, so that none holds up the others.
+        self.listener = Listener(address=address, backlog=128)
+        self.address = self.listener.address
+        self.stop_event = threading.Event()
+        # By number: the object, the methods exposed, and what kind of proxy the result of a method gets.
+        self.id_to_obj = {"0": (None, (), None)}
+        # How often each is referred to by clients, ...
+        self.id_to_refcount = {}
+        # ... and those that other objects here refer to by proxies, with the number of these.
+        self.id_to_local_proxy_obj = {}
+        self._local_proxies = collections.Counter()
+        # Proxies within the server that went away. A garbage collection in any thread adds to it.
+        self._dropped = collections.deque()
+        self.mutex = threading.Lock()
+        self._constructing = threading.Lock()
+
+    def serve_forever(self):
+        """Serve until a client asks for the end, then exit."""
+        process.current_process()._manager_server = self
+        try:
+            threading.Thread(target=self.accepter, daemon=True).start()
+            try:
+                self.stop_event.wait()
+            except (KeyboardInterrupt, SystemExit):
+                pass
+        finally:
+            # Somebody's replacement may not work any more while the process exits.
+            if sys.stdout is not sys.__stdout__:
+                util.debug("resetting stdout, stderr")
+                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+            sys.exit(0)
+
+    def accepter(self):
+        """Give each connection that comes in a thread."""
+        while not self.stop_event.is_set():
+            try:
+                conn = self.listener.accept()
+            except OSError:
+                # The client gave up, or there are too many descriptors: wait for some to be closed.
+                self.stop_event.wait(0.01)
+                continue
+            threading.Thread(target=self.handle_request, args=(conn,), daemon=True).start()
+
+    def handle_request(self, conn):
+        """Serve a new connection."""
+        try:
+            self._handle_request(conn)
+        except SystemExit:
+            # A thread that serves a connection ends in this way.
+            pass
+        finally:
+            conn.close()
+
+    def _handle_request(self, conn):
+        wire, request = Wire(conn), None
+        try:
+            connection.deliver_challenge(conn, self.authkey)
+            connection.answer_challenge(conn, self.authkey)
+            request = wire.loads(wire.receive())
+        except Exception:
+            message = "#TRACEBACK", traceback.format_exc()
+        else:
+            message = self._serve_own(conn, request, self.public)
+        self._reply(wire, message, "#TRACEBACK")
+
+    def _serve_own(self, conn, request, allowed):
+        """Do what is asked of the server itself; returns the message to reply with."""
+        try:
+            _, name, args, kwds = request
+            if name not in allowed:
+                raise AssertionError(f"{name!r} unrecognized: the server has {', '.join(allowed)}")
+            return "#RETURN", getattr(self, name)(conn, *args, **kwds)
+        except Exception:
+            return "#TRACEBACK", traceback.format_exc()
+
+    def _reply(self, wire, message, kind_of_failure):
+        """Send a message, or say why it can't be sent. Returns whether the client is still there."""
+        try:
+            data = wire.dumps(message)
+        except Exception:
+            data = wire.dumps((kind_of_failure, traceback.format_exc()))
+        try:
+            wire.send(data)
+        except Exception as error:
+            util.info("exception in thread serving %r", threading.current_thread().name)
+            util.info(" ... message was %r", message)
+            util.info(" ... exception was %r", error)
+            return False
+        return True
+
+    def serve_client(self, conn):
+        """Serve one thread of a client, until it closes the connection. Then exits the thread."""
+        name = threading.current_thread().name
+        util.debug("starting server thread to service %r", name)
+        wire = Wire(conn)
+        receive, loads = wire.receive, wire.loads
+        own = [method for method in self.public if method not in ("accept_connection", "shutdown")]
+        # A result is kept until the client's next call. It may hold the last proxy of another object, to which the client
+        # first has to get a reference.
+        message = None
+        while not self.stop_event.is_set():
+            try:
+                data = receive()
+            except (EOFError, OSError) as error:
+                util.debug("got %r -- exiting thread serving %r", error, name)
+                sys.exit(0)
+            try:
+                request = loads(data)
+                of_server = request[0] is None
+            except Exception:
+                request, of_server = None, True
+                failure = "#TRACEBACK", traceback.format_exc()
+            if not of_server:
+                message = self._call(conn, request)
+                sent = self._reply(wire, message, "#UNSERIALIZABLE")
+            elif request is None:
+                sent = self._reply(wire, failure, "#TRACEBACK")
+            else:
+                sent = self._reply(wire, self._serve_own(conn, request, own), "#TRACEBACK")
+            if not sent:
+                sys.exit(1)
+            if self._dropped:
+                self._forget_dropped()
+
+    def _call(self, conn, request):
+        """Call a method of an object; returns the message to reply with."""
+        try:
+            ident, name, args, kwds = request
+            entry = self.id_to_obj.get(ident)
+            if entry is None:
+                entry = self.id_to_local_proxy_obj[ident]
+            obj, exposed, method_to_typeid = entry
+            if name in exposed and (method := getattr(obj, name, None)) is not None:
+                try:
+                    result = method(*args, **kwds)
+                except Exception as error:
+                    return _error_message(error)
+                typeid = method_to_typeid and method_to_typeid.get(name)
+                if not typeid:
+                    return "#RETURN", result
+                rident, rexposed = self.create(conn, typeid, result)
+                return "#PROXY", (rexposed, Token(typeid, self.address, rident))
+            fallback = self.fallback_mapping.get(name)
+            if fallback is None:
+                if name in exposed:
+                    raise AttributeError(f"the shared {type(obj).__name__!r} object has no method {name!r}")
+                raise AttributeError(f"method {name!r} of {type(obj)!r} object is not in exposed={exposed!r}")
+            return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
+        except Exception:
+            return "#TRACEBACK", traceback.format_exc()
+
+    def fallback_getvalue(self, conn, ident, obj):
+        """The object itself; the client gets a copy."""
+        return obj
+
+    def fallback_str(self, conn, ident, obj):
+        """The object as text."""
+        return str(obj)
+
+    def fallback_repr(self, conn, ident, obj):
+        """The object as text for developers."""
+        return repr(obj)
+
+    def fallback_locked(self, conn, ident, obj):
+        """`locked()` of the locks that have none in this version of Python."""
+        lock = getattr(obj, "_lock", obj) if isinstance(obj, threading.Condition) else obj
+        if hasattr(lock, "locked"):
+            return lock.locked()
+        # An RLock lets its owner in.
+        if hasattr(lock, "_is_owned") and lock._is_owned():
+            return True
+        taken = lock.acquire(blocking=False)
+        if taken:
+            lock.release()
+        return not taken
+
+    # What all objects have, exposed or not.
+    fallback_mapping = {
+        "__str__": fallback_str,
+        "__repr__": fallback_repr,
+        "#GETVALUE": fallback_getvalue,
+        "locked": fallback_locked,
+    }
+
+    def dummy(self, c):
+        """Does nothing, for those who want to know whether there is a server."""
+
+    def debug_info(self, c):
+        """The objects as text, with the number of references to each."""
+        self._forget_dropped()
+        with self.mutex:
+            return "\n".join(
+                f"  {ident}:       refcount={count}\n    {str(self.id_to_obj[ident][0])[:75]}"
+                for ident, count in sorted(self.id_to_refcount.items())
+            )
+
+    def number_of_objects(self, c):
+        """The number of objects that clients refer to."""
+        self._forget_dropped()
+        return len(self.id_to_refcount)
+
+    def shutdown(self, c):
+        """End the server."""
+        util.debug("manager received shutdown message")
+        try:
+            # The process may be gone before the thread gets to reply.
+            c.send(("#RETURN", None))
+        except Exception:
+            traceback.print_exc()
+        finally:
+            self.stop_event.set()
+
+    def create(self, c, typeid, /, *args, **kwds):
+        """Make an object. Returns its number, which carries a reference, and the names of the exposed methods."""
+        callable, exposed, method_to_typeid, _ = self.registry[typeid]
+        if callable is None:
+            if kwds or len(args) != 1:
+                raise ValueError("Without callable, must have one non-keyword argument")
+            (obj,) = args
+        else:
+            # One at a time: many return an object of the server's, and make it when first called.
+            with self._constructing:
+                obj = callable(*args, **kwds)
+        exposed = set(public_methods(obj) if exposed is None else exposed)
+        if method_to_typeid is not None:
+            if not isinstance(method_to_typeid, dict):
+                raise TypeError(f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)!s}, not dict")
+            exposed.update(method_to_typeid)
+        # A text, since XML-RPC knows only small integers.
+        ident = f"{id(obj):x}"
+        util.debug("%r callable returned object with id %r", typeid, ident)
+        with self.mutex:
+            self.id_to_obj[ident] = obj, exposed, method_to_typeid
+            self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
+        return ident, tuple(exposed)
+
+    def get_methods(self, c, token):
+        """The names of the methods of an object that are exposed."""
+        return tuple(self.id_to_obj[token.id][1])
+
+    def accept_connection(self, c, name):
+        """Serve a thread of a client, on this connection and in this thread."""
+        threading.current_thread().name = name
+        # True says that requests for the server are taken on it too; the standard package's server returns None.
+        c.send(("#RETURN", True))
+        self.serve_client(c)
+
+    def incref(self, c, ident):
+        """Count one more reference."""
+        with self.mutex:
+            if ident not in self.id_to_refcount:
+                # Only proxies in other objects referred to it, and a client was given one of them.
+                self.id_to_obj[ident] = self.id_to_local_proxy_obj[ident]
+                self.id_to_refcount[ident] = 0
+                util.debug("Server re-enabled tracking & INCREF %r", ident)
+            self.id_to_refcount[ident] += 1
+
+    def decref(self, c, ident):
+        """Count one reference less; the object goes with the last."""
+        with self.mutex:
+            if ident not in self.id_to_refcount and ident in self.id_to_local_proxy_obj:
+                util.debug("Server DECREF skipping %r", ident)
+                return
+            self.id_to_refcount[ident] -= 1
+            if self.id_to_refcount[ident]:
+                return
+            del self.id_to_refcount[ident]
+            # Freed outside of the lock: whatever runs then may need it.
+            entry = self.id_to_obj.pop(ident)
+        util.debug("disposing of obj with id %r", ident)
+        del entry
+        self._forget_dropped()
+
+    def keep(self, proxy):
+        """Keep the object of a proxy that is within the server, as long as that proxy is there."""
+        ident = proxy._id
+        with self.mutex:
+            if ident not in self.id_to_local_proxy_obj:
+                self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
+            self._local_proxies[ident] += 1
+        # It may be called by a collection while this thread has the lock, so it does no more than take a note.
+        util.Finalize(proxy, self._dropped.append, args=(ident,))
+
+    def _forget_dropped(self):
+        # An object that goes may hold the last proxy of another one.
+        while self._dropped:
+            gone = []
+            with self.mutex:
+                while self._dropped:
+                    ident = self._dropped.popleft()
+                    self._local_proxies[ident] -= 1
+                    if not self._local_proxies[ident]:
+                        del self._local_proxies[ident]
+                        gone.append(self.id_to_local_proxy_obj.pop(ident))
+            del gone
+
+
+def _error_message(error):
+    """The message for an exception: itself, if the client can have it."""
+    kind = type(error)
+    if kind.__init__ is not Exception.__init__ and kind.__module__ != "builtins":
+        # Many with an `__init__` of their own can be pickled and not unpickled.
+        try:
+            reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(error))
+        except Exception:
+            return "#TRACEBACK", "".join(traceback.format_exception(error))
+    return "#ERROR", error

@@ -1,0 +1,233 @@
+"""ctypes objects in shared memory, bare or with a lock."""
+
+import ctypes
+import weakref
+
+from . import get_context, heap, reduction
+from .context import assert_spawning
+
+__all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
+
+# Each class by the letter that `array` and `struct` have for it.
+typecode_to_type = dict(
+    c=ctypes.c_char,
+    u=ctypes.c_wchar,
+    b=ctypes.c_byte,
+    B=ctypes.c_ubyte,
+    h=ctypes.c_short,
+    H=ctypes.c_ushort,
+    i=ctypes.c_int,
+    I=ctypes.c_uint,
+    l=ctypes.c_long,
+    L=ctypes.c_ulong,
+    q=ctypes.c_longlong,
+    Q=ctypes.c_ulonglong,
+    f=ctypes.c_float,
+    d=ctypes.c_double,
+)
+
+
+def _type_of(typecode_or_type):
+    if not isinstance(typecode_or_type, str):
+        return typecode_or_type
+    try:
+        return typecode_to_type[typecode_or_type]
+    except KeyError:
+        raise TypeError(
+            f"bad typecode {typecode_or_type!r}: it must be a ctypes type or one of {', '.join(typecode_to_type)}"
+        ) from None
+
+
+def _new_value(type_):
+    return rebuild_ctype(type_, heap.BufferWrapper(ctypes.sizeof(type_)), None)
+
+
+def _new_zeros(type_):
+    obj = _new_value(type_)
+    # The heap gives blocks out again as they are.
+    ctypes.memset(ctypes.addressof(obj), 0, ctypes.sizeof(obj))
+    return obj
+
+
+def RawValue(typecode_or_type, *args):
+    """A ctypes object in shared memory, initialized with `args`."""
+    obj = _new_zeros(_type_of(typecode_or_type))
+    obj.__init__(*args)
+    return obj
+
+
+def RawArray(typecode_or_type, size_or_initializer):
+    """A ctypes array in shared memory: of so many zeros, or with these items."""
+    item = _type_of(typecode_or_type)
+    if isinstance(size_or_initializer, int):
+        return _new_zeros(item * size_or_initializer)
+    obj = _new_value(item * len(size_or_initializer))
+    obj.__init__(*size_or_initializer)
+    return obj
+
+
+def Value(typecode_or_type, *args, lock=True, ctx=None):
+    """A ctypes object in shared memory with a lock: a new RLock, or the one given. With `lock=False` without."""
+    return _with_lock(RawValue(typecode_or_type, *args), lock, ctx)
+
+
+def Array(typecode_or_type, size_or_initializer, *, lock=True, ctx=None):
+    """A ctypes array in shared memory with a lock: a new RLock, or the one given. With `lock=False` without."""
+    return _with_lock(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
+
+
+def _with_lock(obj, lock, ctx):
+    if lock is False:
+        return obj
+    if lock is True or lock is None:
+        ctx = ctx or get_context()
+        lock = ctx.RLock()
+    elif not hasattr(lock, "acquire"):
+        raise AttributeError(f"{lock!r} has no method 'acquire': a lock is needed, or True or False")
+    return synchronized(obj, lock, ctx=ctx)
+
+
+def copy(obj):
+    """A copy of a ctypes object, in shared memory."""
+    made = _new_value(type(obj))
+    ctypes.pointer(made)[0] = obj
+    return made
+
+
+def synchronized(obj, lock=None, ctx=None):
+    """A wrapper that takes a lock for each access to a ctypes object."""
+    if isinstance(obj, SynchronizedBase):
+        raise AssertionError("object already synchronized")
+    ctx = ctx or get_context()
+    if isinstance(obj, ctypes._SimpleCData):
+        wrapper = Synchronized
+    elif isinstance(obj, ctypes.Array):
+        wrapper = SynchronizedString if obj._type_ is ctypes.c_char else SynchronizedArray
+    else:
+        wrapper = _wrapper_of(type(obj))
+    return wrapper(obj, lock, ctx)
+
+
+def _wrapper_of(structure):
+    """The wrapper for a Structure: it has the fields as properties."""
+    made = class_cache.get(structure)
+    if made is None:
+        fields = {field[0]: make_property(field[0]) for field in structure._fields_}
+        made = class_cache[structure] = type(f"Synchronized{structure.__name__}", (SynchronizedBase,), fields)
+    return made
+
+
+# Pickling, for children that are being started
+
+
+def reduce_ctype(obj):
+    """How an object is handed to a child: its type, and the block that it is in."""
+    assert_spawning(obj)
+    if isinstance(obj, ctypes.Array):
+        return rebuild_ctype, (obj._type_, obj._wrapper, obj._length_)
+    return rebuild_ctype, (type(obj), obj._wrapper, None)
+
+
+def rebuild_ctype(type_, wrapper, length):
+    """The object of a type that is in a block; with a length, an array of that type."""
+    if length is not None:
+        type_ = type_ * length
+    reduction.register(type_, reduce_ctype)
+    obj = type_.from_buffer(wrapper.create_memoryview())
+    # The block is given back with the object.
+    obj._wrapper = wrapper
+    return obj
+
+
+# Wrappers
+
+prop_cache = {}
+class_cache = weakref.WeakKeyDictionary()
+
+
+def make_property(name):
+    """A property that is an attribute of the wrapped object, with the lock held."""
+    made = prop_cache.get(name)
+    if made is None:
+
+        def get(self):
+            self.acquire()
+            try:
+                return getattr(self._obj, name)
+            finally:
+                self.release()
+
+        def set(self, value):
+            self.acquire()
+            try:
+                setattr(self._obj, name, value)
+            finally:
+                self.release()
+
+        made = prop_cache[name] = property(get, set)
+    return made
+
+
+class SynchronizedBase:
+    """A ctypes object in shared memory and its lock. To hold the lock for longer: `with`, or `acquire()` and `release()`."""
+
+    def __init__(self, obj, lock=None, ctx=None):
+        if not lock:
+            lock = (ctx or get_context()).RLock()
+        self._obj, self._lock = obj, lock
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self):
+        return self._lock.__enter__()
+
+    def __exit__(self, *exc_info):
+        return self._lock.__exit__(*exc_info)
+
+    def __reduce__(self):
+        assert_spawning(self)
+        return synchronized, (self._obj, self._lock)
+
+    def get_obj(self):
+        """The object itself."""
+        return self._obj
+
+    def get_lock(self):
+        """The lock."""
+        return self._lock
+
+    def __repr__(self):
+        return f"<{type(self).__name__} wrapper for {self._obj}>"
+
+
+class Synchronized(SynchronizedBase):
+    """A number or a character."""
+
+    value = make_property("value")
+
+
+class SynchronizedArray(SynchronizedBase):
+    """An array."""
+
+    def __len__(self):
+        return len(self._obj)
+
+    def __getitem__(self, i):
+        with self._lock:
+            return self._obj[i]
+
+    def __setitem__(self, i, value):
+        with self._lock:
+            self._obj[i] = value
+
+    def __getslice__(self, start, stop):
+        return self[start:stop]
+
+    def __setslice__(self, start, stop, values):
+        self[start:stop] = values
+
+
+class SynchronizedString(SynchronizedArray):
+    """An array of characters: the text up to the first null, or all of it."""
+
+    value = make_property("value")
+    raw = make_property("raw")
