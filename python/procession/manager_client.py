@@ -1,7 +1,7 @@
 """The client side of managers: how a server is asked, and the base of the proxies that stand for its objects.
 
-A process has one connection to a server for each of its threads that uses it, opened when first needed. The server gives
-each connection a thread of its own, so that to a shared lock the client's threads are told apart.
+A process has one connection to a server for each of its threads that uses it, opened when first needed. The server
+gives each connection a thread of its own, so that to a shared lock the client's threads are told apart.
 """
 
 import os
@@ -53,13 +53,15 @@ def convert_to_error(kind, result):
     if kind not in ("#TRACEBACK", "#UNSERIALIZABLE"):
         return ValueError(f"Unrecognized message type {kind!r}")
     if not isinstance(result, str):
-        raise TypeError(f"the server's reply {kind} should come with a text, not with {result!r} of type {type(result)}")
+        raise TypeError(
+            f"the server's reply {kind} should come with a text, not with {result!r} of type {type(result)}"
+        )
     return RemoteError(result if kind == "#TRACEBACK" else f"Unserializable message: {result}\n")
 
 
-def dispatch(c, id, methodname, args=(), kwds={}):
+def dispatch(c, id, methodname, args=(), kwds=None):
     """Ask the server behind connection `c`, and return what it replies. An error there is raised here."""
-    c.send((id, methodname, args, kwds))
+    c.send((id, methodname, args, kwds or {}))
     return _result_of(*c.recv())
 
 
@@ -149,8 +151,11 @@ class _Peer:
         self.tls, self.references = known
 
     def line(self):
-        """This thread's line, opened if need be. While it is busy a spare one, to be closed after use: a signal handler or
-        a garbage collection may ask in the middle of a question."""
+        """This thread's line, opened if need be.
+
+        While it is busy a spare one, to be closed after use: a signal handler or a garbage collection may want to ask
+        in the middle of a question.
+        """
         line = getattr(self.tls, "line", None)
         if line is None or line.closed:
             self.tls.line = line = self._open()
@@ -181,14 +186,14 @@ class _Peer:
             del self.tls.line
             line.close()
 
-    def ask(self, methodname, args=(), kwds={}, keep=False):
+    def ask(self, methodname, args=(), kwds=None, keep=False):
         """Call a method of the server itself. If this thread has no line, one is opened only if told to `keep` it."""
         line = getattr(self.tls, "line", None)
         if line is None or line.closed:
             line = self.line() if keep else None
         if line is not None and line.for_server and not line.busy:
             try:
-                reply = line.exchange((None, methodname, args, kwds))
+                reply = line.exchange((None, methodname, args, kwds or {}))
             except (EOFError, OSError):
                 # The server at the other end is gone; perhaps there is a new one.
                 util.debug("connection to manager was lost, making another")
@@ -235,13 +240,13 @@ class BaseProxy:
         """Open this thread's connection."""
         self._peer.line()
 
-    def _callmethod(self, methodname, args=(), kwds={}):
-        """Call a method of the object. Returns a copy of what it returns, or a proxy if the method is known to give one."""
+    def _callmethod(self, methodname, args=(), kwds=None):
+        """Call a method of the object; returns a copy of the result, or a proxy if the method is known to give one."""
         if self._generation != _generation:
             self._after_fork()
         line = self._peer.line()
         try:
-            kind, result = line.exchange((self._id, methodname, args, kwds))
+            kind, result = line.exchange((self._id, methodname, args, kwds or {}))
         finally:
             if line.spare:
                 line.close()
@@ -346,7 +351,7 @@ os.register_at_fork(after_in_child=_forget_parents_lines)
 
 
 def RebuildProxy(func, token, serializer, kwds):
-    """The proxy that was pickled, made by `func`: within the token's own server one that holds the object from inside."""
+    """The proxy that was pickled, made by `func`. Within the object's own server it holds the object from inside."""
     current = process.current_process()
     server = getattr(current, "_manager_server", None)
     if server is not None and server.address == token.address:
@@ -363,6 +368,9 @@ def RebuildProxy(func, token, serializer, kwds):
     return proxy
 
 
+_proxy_types = {}
+
+
 def _forwarder(name):
     def method(self, /, *args, **kwds):
         return self._callmethod(name, args, kwds)
@@ -372,7 +380,7 @@ def _forwarder(name):
     return method
 
 
-def MakeProxyType(name, exposed, _cache={}):
+def MakeProxyType(name, exposed, _cache=_proxy_types):
     """A type of proxies with the methods named in `exposed`."""
     exposed = tuple(exposed)
     made = _cache.get((name, exposed))
@@ -391,8 +399,6 @@ def AutoProxy(token, serializer, manager=None, authkey=None, exposed=None, incre
     if exposed is None:
         exposed = _Peer(token.address, authkey, listener_client[serializer][1]).ask("get_methods", (token,))
     made = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
-    proxy = made(
-        token, serializer, manager=manager, authkey=authkey, incref=incref, manager_owned=manager_owned
-    )
+    proxy = made(token, serializer, manager=manager, authkey=authkey, incref=incref, manager_owned=manager_owned)
     proxy._isauto = True
     return proxy

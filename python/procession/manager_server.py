@@ -1,8 +1,8 @@
 """The server of a manager: keeps objects, and calls their methods for clients.
 
-What a client sends is `(id, method, args, kwds)` and what it gets back is `(kind, result)`. The id is that of an object,
-or None for the server itself. A new connection carries one request for the server; if that is `accept_connection`, any
-number for objects follow it, and for the server too.
+What a client sends is `(id, method, args, kwds)` and what it gets back is `(kind, result)`. The id is that of an
+object, or None for the server itself. A new connection carries one request for the server; if that is
+`accept_connection`, any number for objects follow it, and for the server too.
 """
 
 import collections
@@ -48,7 +48,7 @@ class Server:
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
         Listener, _ = listener_client[serializer]
-        # Without a key: each connection is authenticated in the thread that serves it, so that none holds up the others.
+        # Without a key: a connection is authenticated in the thread that serves it, so that none holds up the others.
         self.listener = Listener(address=address, backlog=128)
         self.address = self.listener.address
         self.stop_event = threading.Event()
@@ -145,8 +145,8 @@ class Server:
         wire = Wire(conn)
         receive, loads = wire.receive, wire.loads
         own = [method for method in self.public if method not in ("accept_connection", "shutdown")]
-        # A result is kept until the client's next call. It may hold the last proxy of another object, to which the client
-        # first has to get a reference.
+        # A result is kept until the client's next call. It may hold the last proxy of another object, to which the
+        # client first has to get a reference.
         message = None
         while not self.stop_event.is_set():
             try:

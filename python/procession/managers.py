@@ -139,7 +139,15 @@ class BaseManager:
             with writer:
                 self._process = self._ctx.Process(
                     target=type(self)._run_server,
-                    args=(self._registry, self._address, self._authkey, self._serializer, writer, initializer, initargs),
+                    args=(
+                        self._registry,
+                        self._address,
+                        self._authkey,
+                        self._serializer,
+                        writer,
+                        initializer,
+                        initargs,
+                    ),
                 )
                 self._process.name = f"{type(self).__name__}-{':'.join(map(str, self._process._identity))}"
                 self._process.start()
@@ -184,7 +192,9 @@ class BaseManager:
     def _create(self, typeid, /, *args, **kwds):
         """Make an object in the server. Returns its token, which carries a reference, and the names of its methods."""
         if self._state.value != State.STARTED:
-            raise AssertionError("server not yet started: call start() or connect(), and use the manager until shutdown()")
+            raise AssertionError(
+                "server not yet started: call start() or connect(), and use the manager until shutdown()"
+            )
         ident, exposed = self._peer().ask("create", (typeid, *args), kwds, keep=True)
         return Token(typeid, self._address, ident), exposed
 
@@ -238,13 +248,11 @@ class BaseManager:
         BaseProxy._address_to_local.pop(address, None)
 
     @classmethod
-    def register(
-        cls, typeid, callable=None, proxytype=None, exposed=None, method_to_typeid=None, create_method=True
-    ):
+    def register(cls, typeid, callable=None, proxytype=None, exposed=None, method_to_typeid=None, create_method=True):
         """Make a kind of objects known.
 
-        `callable` makes one. `exposed` names the methods that clients may call, `method_to_typeid` the kinds of those whose
-        result stays in the server, with a proxy for the client; both default to what `proxytype` says. With
+        `callable` makes one. `exposed` names the methods that clients may call, `method_to_typeid` the kinds of those
+        whose result stays in the server, with a proxy for the client; both default to what `proxytype` says. With
         `create_method`, the manager gets a method by the name of the kind.
         """
         if "_registry" not in cls.__dict__:

@@ -193,8 +193,8 @@ def _names(text):
 BaseListProxy = MakeProxyType(
     "BaseListProxy",
     _names(
-        "__add__ __contains__ __delitem__ __getitem__ __imul__ __len__ __mul__ __reversed__ __rmul__ __setitem__ append "
-        "clear copy count extend index insert pop remove reverse sort"
+        "__add__ __contains__ __delitem__ __getitem__ __imul__ __len__ __mul__ __reversed__ __rmul__ __setitem__ "
+        "append clear copy count extend index insert pop remove reverse sort"
     ),
 )
 
@@ -218,8 +218,8 @@ MutableSequence.register(BaseListProxy)
 _BaseDictProxy = MakeProxyType(
     "DictProxy",
     _names(
-        "__contains__ __delitem__ __getitem__ __ior__ __iter__ __len__ __or__ __reversed__ __ror__ __setitem__ clear copy "
-        "fromkeys get items keys pop popitem setdefault update values"
+        "__contains__ __delitem__ __getitem__ __ior__ __iter__ __len__ __or__ __reversed__ __ror__ __setitem__ "
+        "clear copy fromkeys get items keys pop popitem setdefault update values"
     ),
 )
 _BaseDictProxy._method_to_typeid_ = dict.fromkeys(("__iter__", "__reversed__"), "Iterator")

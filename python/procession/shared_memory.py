@@ -32,7 +32,7 @@ def _path_of(name):
         raise ValueError(f"the name {name!r} of shared memory has an embedded null character")
     bare = name.lstrip("/")
     if not bare or "/" in bare or bare in (".", ".."):
-        raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)}: the name of shared memory is that of a file, not a path", name)
+        raise OSError(errno.EINVAL, "Invalid argument: the name of shared memory is that of a file, not a path", name)
     return f"{_DIRECTORY}/{bare}"
 
 
@@ -152,8 +152,8 @@ class SharedMemory:
     def close(self):
         """Let go of the memory in this process.
 
-        Raises BufferError if there are views of it besides `buf`: they stay valid, and the memory is let go of with the last
-        of them, or by another `close()`. The descriptor is closed in any case.
+        Raises BufferError if there are views of it besides `buf`: they stay valid, and the memory is let go of with the
+        last of them, or by another `close()`. The descriptor is closed in any case.
         """
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -184,8 +184,8 @@ _PLAIN, _STR, _BYTES, _NONE = range(4)
 class ShareableList:
     """A list in shared memory, of int (64 bits), float, bool, str, bytes and None.
 
-    Its length is fixed, and an item of str or bytes can be replaced by one that needs no more bytes than were reserved for
-    it, a multiple of 8. Null bytes at the end of an item are lost.
+    Its length is fixed, and an item of str or bytes can be replaced by one that needs no more bytes than were reserved
+    for it, a multiple of 8. Null bytes at the end of an item are lost.
     """
 
     # In memory are, one after the other: the number of items; where each begins in the data, and the data's length; the
@@ -231,8 +231,8 @@ class ShareableList:
         if not 0 <= self._list_len <= self.shm.size // (3 * _WORD + 1):
             raise ValueError(f"the shared memory {self.shm.name!r} does not hold a ShareableList")
         self._allocated_offsets = list(struct.unpack_from(self._format_size_metainfo, self.shm.buf, _WORD))
-        ordered = self._allocated_offsets == sorted(self._allocated_offsets)
-        if not ordered or self._allocated_offsets[0] or self._offset_back_transform_codes + self._list_len > self.shm.size:
+        rising = self._allocated_offsets == sorted(self._allocated_offsets) and self._allocated_offsets[0] == 0
+        if not rising or self._offset_back_transform_codes + self._list_len > self.shm.size:
             raise ValueError(f"the shared memory {self.shm.name!r} does not hold a ShareableList")
 
     def _format_for(self, item, encoded):

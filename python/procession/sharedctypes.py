@@ -9,22 +9,22 @@ from .context import assert_spawning
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
 
 # Each class by the letter that `array` and `struct` have for it.
-typecode_to_type = dict(
-    c=ctypes.c_char,
-    u=ctypes.c_wchar,
-    b=ctypes.c_byte,
-    B=ctypes.c_ubyte,
-    h=ctypes.c_short,
-    H=ctypes.c_ushort,
-    i=ctypes.c_int,
-    I=ctypes.c_uint,
-    l=ctypes.c_long,
-    L=ctypes.c_ulong,
-    q=ctypes.c_longlong,
-    Q=ctypes.c_ulonglong,
-    f=ctypes.c_float,
-    d=ctypes.c_double,
-)
+typecode_to_type = {
+    "c": ctypes.c_char,
+    "u": ctypes.c_wchar,
+    "b": ctypes.c_byte,
+    "B": ctypes.c_ubyte,
+    "h": ctypes.c_short,
+    "H": ctypes.c_ushort,
+    "i": ctypes.c_int,
+    "I": ctypes.c_uint,
+    "l": ctypes.c_long,
+    "L": ctypes.c_ulong,
+    "q": ctypes.c_longlong,
+    "Q": ctypes.c_ulonglong,
+    "f": ctypes.c_float,
+    "d": ctypes.c_double,
+}
 
 
 def _type_of(typecode_or_type):
@@ -169,7 +169,10 @@ def make_property(name):
 
 
 class SynchronizedBase:
-    """A ctypes object in shared memory and its lock. To hold the lock for longer: `with`, or `acquire()` and `release()`."""
+    """A ctypes object in shared memory and its lock.
+
+    To hold the lock for longer than one access: `with`, or `acquire()` and `release()`.
+    """
 
     def __init__(self, obj, lock=None, ctx=None):
         if not lock:
