@@ -355,9 +355,14 @@ def close_fds(*fds):
         os.close(fd)
 
 
+_empty_stdin = None
+
+
 def _close_stdin():
     """Children don't read the terminal of their parent: their stdin is empty."""
-    if sys.stdin is None:
+    global _empty_stdin
+    # A child of the fork server has that of the server.
+    if sys.stdin is None or sys.stdin is _empty_stdin:
         return
     try:
         sys.stdin.close()
@@ -369,7 +374,7 @@ def _close_stdin():
     except OSError:
         return
     try:
-        sys.stdin = open(null, encoding="utf-8", closefd=False)
+        sys.stdin = _empty_stdin = open(null, encoding="utf-8", closefd=False)
     except (OSError, ValueError):
         os.close(null)
 
