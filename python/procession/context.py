@@ -57,126 +57,126 @@ class BaseContext:
 
     def Manager(self):
         """A started SyncManager: a process that keeps objects for others."""
-        from .managers import SyncManager
+        from . import managers
 
-        manager = SyncManager(ctx=self.get_context())
+        manager = managers.SyncManager(ctx=self.get_context())
         manager.start()
         return manager
 
     def Pipe(self, duplex=True):
         """Two connections that lead to each other."""
-        from .connection import Pipe
+        from . import connection
 
-        return Pipe(duplex)
+        return connection.Pipe(duplex)
 
     def Lock(self):
         """A lock between processes."""
-        from .synchronize import Lock
+        from . import synchronize
 
-        return Lock(ctx=self.get_context())
+        return synchronize.Lock(ctx=self.get_context())
 
     def RLock(self):
         """A lock that its owner may take several times."""
-        from .synchronize import RLock
+        from . import synchronize
 
-        return RLock(ctx=self.get_context())
+        return synchronize.RLock(ctx=self.get_context())
 
     def Condition(self, lock=None):
         """A condition variable."""
-        from .synchronize import Condition
+        from . import synchronize
 
-        return Condition(lock, ctx=self.get_context())
+        return synchronize.Condition(lock, ctx=self.get_context())
 
     def Semaphore(self, value=1):
         """A semaphore."""
-        from .synchronize import Semaphore
+        from . import synchronize
 
-        return Semaphore(value, ctx=self.get_context())
+        return synchronize.Semaphore(value, ctx=self.get_context())
 
     def BoundedSemaphore(self, value=1):
         """A semaphore that can't be released above its first value."""
-        from .synchronize import BoundedSemaphore
+        from . import synchronize
 
-        return BoundedSemaphore(value, ctx=self.get_context())
+        return synchronize.BoundedSemaphore(value, ctx=self.get_context())
 
     def Event(self):
         """A flag to wait for."""
-        from .synchronize import Event
+        from . import synchronize
 
-        return Event(ctx=self.get_context())
+        return synchronize.Event(ctx=self.get_context())
 
     def Barrier(self, parties, action=None, timeout=None):
         """A point that `parties` processes pass together."""
-        from .synchronize import Barrier
+        from . import synchronize
 
-        return Barrier(parties, action, timeout, ctx=self.get_context())
+        return synchronize.Barrier(parties, action, timeout, ctx=self.get_context())
 
     def Queue(self, maxsize=0):
         """A queue between processes."""
-        from .queues import Queue
+        from . import queues
 
-        return Queue(maxsize, ctx=self.get_context())
+        return queues.Queue(maxsize, ctx=self.get_context())
 
     def JoinableQueue(self, maxsize=0):
         """A queue that knows when all its items have been worked on."""
-        from .queues import JoinableQueue
+        from . import queues
 
-        return JoinableQueue(maxsize, ctx=self.get_context())
+        return queues.JoinableQueue(maxsize, ctx=self.get_context())
 
     def SimpleQueue(self):
         """A queue with the bare minimum of methods."""
-        from .queues import SimpleQueue
+        from . import queues
 
-        return SimpleQueue(ctx=self.get_context())
+        return queues.SimpleQueue(ctx=self.get_context())
 
     def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
         """A pool of worker processes."""
-        from .pool import Pool
+        from . import pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        return pool.Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def RawValue(self, typecode_or_type, *args):
         """A ctypes object in shared memory, without a lock."""
-        from .sharedctypes import RawValue
+        from . import sharedctypes
 
-        return RawValue(typecode_or_type, *args)
+        return sharedctypes.RawValue(typecode_or_type, *args)
 
     def RawArray(self, typecode_or_type, size_or_initializer):
         """A ctypes array in shared memory, without a lock."""
-        from .sharedctypes import RawArray
+        from . import sharedctypes
 
-        return RawArray(typecode_or_type, size_or_initializer)
+        return sharedctypes.RawArray(typecode_or_type, size_or_initializer)
 
     def Value(self, typecode_or_type, *args, lock=True):
         """A ctypes object in shared memory, with a lock."""
-        from .sharedctypes import Value
+        from . import sharedctypes
 
-        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return sharedctypes.Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
     def Array(self, typecode_or_type, size_or_initializer, *, lock=True):
         """A ctypes array in shared memory, with a lock."""
-        from .sharedctypes import Array
+        from . import sharedctypes
 
-        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        return sharedctypes.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
     def freeze_support(self):
         """In the child of a program frozen to an executable: do the child's work and exit. Elsewhere: nothing."""
         if getattr(sys, "frozen", False):
-            from .spawn import freeze_support
+            from . import spawn
 
-            freeze_support()
+            spawn.freeze_support()
 
     def get_logger(self):
         """The logger of the package."""
-        from .util import get_logger
+        from . import util
 
-        return get_logger()
+        return util.get_logger()
 
     def log_to_stderr(self, level=None):
         """Have the package's log printed to stderr."""
-        from .util import log_to_stderr
+        from . import util
 
-        return log_to_stderr(level)
+        return util.log_to_stderr(level)
 
     def allow_connection_pickling(self):
         """Make connections and sockets known to the pickler."""
@@ -184,15 +184,15 @@ class BaseContext:
 
     def set_executable(self, executable):
         """Set the interpreter that children are started with."""
-        from .spawn import set_executable
+        from . import spawn
 
-        set_executable(executable)
+        spawn.set_executable(executable)
 
     def set_forkserver_preload(self, module_names):
         """Name the modules that the fork server imports once, for all its children."""
-        from .forkserver import set_forkserver_preload
+        from . import forkserver
 
-        set_forkserver_preload(module_names)
+        forkserver.set_forkserver_preload(module_names)
 
     def get_context(self, method=None):
         """The context of a start method; without one, this context."""
@@ -285,9 +285,9 @@ class ForkProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj):
-        from .popen_fork import Popen
+        from . import popen_fork
 
-        return Popen(process_obj)
+        return popen_fork.Popen(process_obj)
 
 
 class SpawnProcess(process.BaseProcess):
@@ -297,9 +297,9 @@ class SpawnProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj):
-        from .popen_spawn_posix import Popen
+        from . import popen_spawn_posix
 
-        return Popen(process_obj)
+        return popen_spawn_posix.Popen(process_obj)
 
     @staticmethod
     def _after_fork():
@@ -313,9 +313,9 @@ class ForkServerProcess(process.BaseProcess):
 
     @staticmethod
     def _Popen(process_obj):
-        from .popen_forkserver import Popen
+        from . import popen_forkserver
 
-        return Popen(process_obj)
+        return popen_forkserver.Popen(process_obj)
 
 
 class ForkContext(BaseContext):

@@ -48,6 +48,10 @@ class BaseProcess:
     """
 
     _start_method = None
+    _identity = ()
+    _parent_pid = None
+    _popen = None
+    _closed = False
 
     def _Popen(self):
         raise NotImplementedError("a process class belongs to a start method: take the Process of a context")
@@ -60,8 +64,6 @@ class BaseProcess:
         self._config = dict(creator._config)
         self._parent_pid = os.getpid()
         self._parent_name = creator.name
-        self._popen = None
-        self._closed = False
         self._target = target
         self._args = tuple(args)
         self._kwargs = dict(kwargs or ())
@@ -307,13 +309,7 @@ class _ParentProcess(BaseProcess):
     """The parent as its child sees it. The sentinel is the reading end of the parent's life pipe."""
 
     def __init__(self, name, pid, sentinel):
-        self._identity = ()
-        self._name = name
-        self._pid = pid
-        self._parent_pid = None
-        self._popen = None
-        self._closed = False
-        self._sentinel = sentinel
+        self._name, self._pid, self._sentinel = name, pid, sentinel
         self._config = {}
 
     def is_alive(self):
@@ -340,12 +336,9 @@ class _ParentProcess(BaseProcess):
 class _MainProcess(BaseProcess):
     """The process that the user started."""
 
+    _name = "MainProcess"
+
     def __init__(self):
-        self._identity = ()
-        self._name = "MainProcess"
-        self._parent_pid = None
-        self._popen = None
-        self._closed = False
         # All processes of the family inherit it.
         self._config = {"authkey": AuthenticationString(os.urandom(32)), "semprefix": "/mp"}
 

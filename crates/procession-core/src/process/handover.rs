@@ -46,6 +46,21 @@ pub fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// The outer error tells how the wait ended, the inner one what the kernel reports: the other side is closed (`EPIPE`), or
 /// there are more descriptors than [`MOST_DESCRIPTORS`] (`EINVAL`).
+///
+/// # Examples
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use procession_core::{process::{message_sockets, receive, send}, sync::Wait};
+///
+/// let (here, there) = message_sockets()?;
+/// let lent = [std::io::stdout()];
+/// send(here.as_fd(), b"stdout", &[lent[0].as_fd()], &mut Wait::forever())??;
+/// let received = receive(there.as_fd(), 100, &mut Wait::forever())??;
+/// assert_eq!(received.bytes, b"stdout");
+/// assert_eq!(received.descriptors.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],

@@ -118,6 +118,20 @@ pub struct Following(#[expect(dead_code, reason = "dropping it ends the followin
 /// # Errors
 ///
 /// `/proc` is not mounted, or no descriptor is left.
+///
+/// # Examples
+///
+/// In a child that was forked, with the sentinel that its parent took beforehand:
+///
+/// ```no_run
+/// # fn child(parent: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
+/// let _following = procession_core::process::follow(parent)?;
+/// loop {
+///     // Ends with the parent, whatever ended that.
+///     std::thread::park();
+/// }
+/// # }
+/// ```
 pub fn follow(sentinel: BorrowedFd<'_>) -> io::Result<Following> {
     // What is set below belongs to the open file, and all children share the one behind `sentinel`. Opened again, the
     // pipe is a file of this process's own.

@@ -25,6 +25,26 @@ unsafe extern "C" {
 /// # Errors
 ///
 /// The program can't be executed, a descriptor of `keep` is not open, or there is no room for another process.
+///
+/// # Examples
+///
+/// ```
+/// use std::{ffi::CString, io::Read, os::fd::AsRawFd};
+/// use procession_core::{process::{Exit, Sentinel, spawn}, sync::Wait};
+///
+/// let (mut reader, writer) = std::io::pipe()?;
+/// let script = format!("echo hello >/proc/self/fd/{}; exit 3", writer.as_raw_fd());
+/// let arguments = [CString::from(c"sh"), CString::from(c"-c"), CString::new(script)?];
+/// let child = Sentinel::open(spawn(c"/bin/sh", &arguments, None, &[writer.as_raw_fd()])?)?;
+/// drop(writer);
+///
+/// let mut text = String::new();
+/// reader.read_to_string(&mut text)?;
+/// assert_eq!(text, "hello\n");
+/// child.wait(&mut Wait::forever())?;
+/// assert_eq!(child.exit()?, Some(Exit::Code(3)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn spawn(path: &CStr, arguments: &[CString], environment: Option<&[CString]>, keep: &[RawFd]) -> io::Result<u32> {
     let mut actions = Actions::new()?;
     for fd in open_descriptors() {

@@ -11,5 +11,5 @@ mod wait;
 pub use lock::{Acquired, Lock, LockWord, NotHeld};
 pub use rlock::{NotOwner, RLock};
 pub use semaphore::{AtMaximum, Semaphore};
-pub use wait::{Wait, WaitError};
 pub(crate) use wait::{Slices, spin};
+pub use wait::{Wait, WaitError};
