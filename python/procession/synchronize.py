@@ -5,10 +5,11 @@ see beside it: names of owners, and how objects get into a process that is being
 """
 
 import threading
+import time
 
 from . import _core, context, process, reduction
 
-__all__ = ["BoundedSemaphore", "Lock", "RLock", "Semaphore"]
+__all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 RECURSIVE_MUTEX, SEMAPHORE = range(2)
 SEM_VALUE_MAX = _core.Semaphore.SEM_VALUE_MAX
@@ -119,5 +120,80 @@ class BoundedSemaphore(Semaphore):
         return f"<{type(self).__name__}(value={self._get_value()}, maxvalue={self.maxvalue})>"
 
 
-for _class in (Lock, RLock, Semaphore, BoundedSemaphore):
+class _NoSemaphore:
+    """In place of the semaphores that the standard package's condition is made of."""
+
+    def get_value(self):
+        raise NotImplementedError("a Condition is not made of semaphores: it counts its waiters in their slots")
+
+
+class Condition(_core.Condition, _Shared):
+    """A condition variable: wait, with a lock given up, until others say that something changed."""
+
+    _sleeping_count = _woken_count = _wait_semaphore = _NoSemaphore()
+
+    def __init__(self, lock=None, *, ctx):
+        self._create(RLock(ctx=ctx) if lock is None else lock)
+        self._set_context(ctx)
+
+    def __getstate__(self):
+        return self._lock, super().__getstate__()
+
+    def __setstate__(self, state):
+        lock, (state, fds) = state
+        self._attach(lock, state, tuple(fd.detach() for fd in fds))
+        self._is_fork_ctx = False
+
+    def __repr__(self):
+        return f"<{type(self).__name__}({self._lock}, {self._waiters()})>"
+
+    def wait_for(self, predicate, timeout=None):
+        """Wait until `predicate()` is true, at most `timeout` seconds; return its last value."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+
+class Event(_core.Event, _Shared):
+    """A flag to wait for."""
+
+    def __init__(self, *, ctx):
+        self._create()
+        self._set_context(ctx)
+
+    def __repr__(self):
+        return f"<{type(self).__qualname__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
+
+
+class Barrier(_core.Barrier, _Shared, threading.Barrier):
+    """A point that a number of processes pass together.
+
+    It is a threading.Barrier by name only, for those who ask; all of it is in shared memory.
+    """
+
+    def __init__(self, parties, action=None, timeout=None, *, ctx):
+        self._create(parties)
+        self._set_context(ctx)
+        self._action, self._timeout = action, timeout
+
+    def __getstate__(self):
+        return self._action, self._timeout, super().__getstate__()
+
+    def __setstate__(self, state):
+        self._action, self._timeout, state = state
+        super().__setstate__(state)
+
+    def wait(self, timeout=None):
+        """Wait for all parties; return the place in the order of arrival, 0 to parties - 1.
+
+        The last to arrive calls the action first. If the time is up, the barrier is broken for all.
+        """
+        return self._pass(self._timeout if timeout is None else timeout, self._action)
+
+
+for _class in (Lock, RLock, Semaphore, BoundedSemaphore, Condition):
     _class._own_methods()

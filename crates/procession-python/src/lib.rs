@@ -4,6 +4,9 @@
 //! hot is Python, in the package beside this module.
 
 mod acquire;
+mod barrier;
+mod condition;
+mod event;
 mod handle;
 mod late;
 mod lock;
@@ -26,13 +29,14 @@ pub mod _core {
         unfollow, wait_readable,
     };
     #[pymodule_export]
-    use super::{lock::Lock, rlock::RLock, semaphore::Semaphore};
+    use super::{barrier::Barrier, condition::Condition, event::Event, lock::Lock, rlock::RLock, semaphore::Semaphore};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         method::install::<Lock>(&py.get_type::<Lock>())?;
         method::install::<RLock>(&py.get_type::<RLock>())?;
+        method::install::<Condition>(&py.get_type::<Condition>())?;
         method::install::<Semaphore>(&py.get_type::<Semaphore>())
     }
 }

@@ -3,11 +3,19 @@
 //! All of them are words in shared memory. What is not contended makes no system call; who must wait sleeps on a futex, in
 //! slices, and looks in between whether the process it waits for still lives.
 
+mod barrier;
+mod condition;
+mod event;
 mod lock;
 mod rlock;
 mod semaphore;
+#[cfg(all(test, not(loom)))]
+mod testing;
 mod wait;
 
+pub use barrier::{Barrier, BarrierError, Passage, Turn};
+pub use condition::{Condition, ConditionError, Monitor, Waited};
+pub use event::Event;
 pub use lock::{Acquired, Lock, LockWord, NotHeld};
 pub use rlock::{NotOwner, RLock};
 pub use semaphore::{AtMaximum, Semaphore};

@@ -1,32 +1,5 @@
 use super::*;
-
-/// Runs `act` in a forked child, which then waits to be killed; returns when `act` is done. Only atomics, futexes and the
-/// allocator are used in the child.
-fn in_child(act: impl FnOnce()) -> libc::pid_t {
-    let (reader, writer) = std::io::pipe().unwrap();
-    // SAFETY: as said above; the child never returns.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_err() {
-            // SAFETY: ends the child, which the parent notices by the pipe.
-            unsafe { libc::_exit(1) };
-        }
-        let _ = std::io::Write::write(&mut &writer, b"x");
-        loop {
-            std::thread::sleep(Duration::from_secs(60));
-        }
-    }
-    drop(writer);
-    std::io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
-    pid
-}
-
-fn kill(pid: libc::pid_t) {
-    // SAFETY: a child of this test.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
-}
+use crate::sync::testing::{in_child, kill};
 
 fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_millis(30))
@@ -82,7 +55,7 @@ fn every_waiter_gets_one() {
 #[test]
 fn what_a_killed_process_held_is_given_back() {
     let semaphore = Semaphore::create(3, 3).unwrap();
-    let child = in_child(|| assert!(semaphore.try_acquire() && semaphore.try_acquire()));
+    let child = in_child(|| assert!(semaphore.try_acquire() && semaphore.try_acquire()), || {});
     assert!(semaphore.try_acquire());
     assert_eq!(semaphore.acquire(&mut soon()), Err(WaitError::TimedOut));
     kill(child);
@@ -98,7 +71,7 @@ fn what_a_killed_process_held_is_given_back() {
 #[test]
 fn a_permit_that_was_only_logged_is_not_made_up() {
     let semaphore = Semaphore::create(1, Semaphore::MAXIMUM).unwrap();
-    let child = in_child(|| semaphore.state.holder(ProcessId::current(), &semaphore.hint).unwrap().log());
+    let child = in_child(|| semaphore.state.holder(ProcessId::current(), &semaphore.hint).unwrap().log(), || {});
     kill(child);
     assert!(semaphore.try_acquire());
     assert_eq!(semaphore.acquire(&mut soon()), Err(WaitError::TimedOut));
@@ -110,11 +83,14 @@ fn a_permit_that_was_only_logged_is_not_made_up() {
 #[test]
 fn a_permit_that_was_released_is_not_given_back_again() {
     let semaphore = Semaphore::create(1, Semaphore::MAXIMUM).unwrap();
-    let child = in_child(|| {
-        assert!(semaphore.try_acquire());
-        semaphore.release().unwrap();
-        semaphore.state.holder(ProcessId::current(), &semaphore.hint).unwrap().log();
-    });
+    let child = in_child(
+        || {
+            assert!(semaphore.try_acquire());
+            semaphore.release().unwrap();
+            semaphore.state.holder(ProcessId::current(), &semaphore.hint).unwrap().log();
+        },
+        || {},
+    );
     kill(child);
     assert!(semaphore.try_acquire());
     assert_eq!(semaphore.acquire(&mut soon()), Err(WaitError::TimedOut));
@@ -125,17 +101,20 @@ fn a_permit_that_was_released_is_not_given_back_again() {
 fn a_semaphore_for_signalling_gets_no_permits_from_the_dead() {
     // The child produces, the parent consumes: "free places".
     let places = Semaphore::create(2, Semaphore::MAXIMUM).unwrap();
-    let child = in_child(|| assert!(places.try_acquire() && places.try_acquire()));
+    let child = in_child(|| assert!(places.try_acquire() && places.try_acquire()), || {});
     places.release().unwrap();
     assert!(places.try_acquire());
     kill(child);
     assert_eq!(places.acquire(&mut soon()), Err(WaitError::TimedOut));
     // One that began empty.
     let ready = Semaphore::create(0, Semaphore::MAXIMUM).unwrap();
-    let child = in_child(|| {
-        ready.release().unwrap();
-        assert!(ready.try_acquire());
-    });
+    let child = in_child(
+        || {
+            ready.release().unwrap();
+            assert!(ready.try_acquire());
+        },
+        || {},
+    );
     kill(child);
     assert_eq!(ready.acquire(&mut soon()), Err(WaitError::TimedOut));
 }
@@ -144,10 +123,13 @@ fn a_semaphore_for_signalling_gets_no_permits_from_the_dead() {
 fn a_forked_childs_permits_are_its_own() {
     let semaphore = Semaphore::create(2, 2).unwrap();
     assert!(semaphore.try_acquire());
-    let child = in_child(|| {
-        assert_eq!(semaphore.held(), 0);
-        assert!(semaphore.try_acquire());
-    });
+    let child = in_child(
+        || {
+            assert_eq!(semaphore.held(), 0);
+            assert!(semaphore.try_acquire());
+        },
+        || {},
+    );
     assert_eq!(semaphore.held(), 1);
     kill(child);
     assert!(matches!(semaphore.acquire(&mut soon()), Ok(Acquired::Recovered(_))));
@@ -174,10 +156,13 @@ fn without_a_place_in_the_log_nothing_is_recovered() {
 fn the_places_of_the_dead_are_used_again() {
     let semaphore = Semaphore::create(1, 1).unwrap();
     for _ in 0..HOLDERS + 5 {
-        let child = in_child(|| {
-            assert!(semaphore.try_acquire());
-            semaphore.release().unwrap();
-        });
+        let child = in_child(
+            || {
+                assert!(semaphore.try_acquire());
+                semaphore.release().unwrap();
+            },
+            || {},
+        );
         kill(child);
     }
     assert_eq!(semaphore.state.flags.load(Ordering::Relaxed), 0);
@@ -187,16 +172,7 @@ fn the_places_of_the_dead_are_used_again() {
 fn a_killed_waiter_blocks_nobody() {
     let semaphore = Semaphore::create(1, 1).unwrap();
     assert!(semaphore.try_acquire());
-    let (reader, writer) = std::io::pipe().unwrap();
-    // SAFETY: the child only waits.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let _ = std::io::Write::write(&mut &writer, b"x");
-        let _ = semaphore.acquire(&mut Wait::forever());
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(1) };
-    }
-    std::io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
+    let child = in_child(|| {}, || semaphore.acquire(&mut Wait::forever()));
     while semaphore.state.word.load(Ordering::Relaxed) & CONTENDED == 0 {
         std::thread::yield_now();
     }
