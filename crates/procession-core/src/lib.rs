@@ -20,6 +20,7 @@
 
 pub mod channel;
 pub mod memory;
+pub mod pool;
 pub mod process;
 pub mod sync;
 

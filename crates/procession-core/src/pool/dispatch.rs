@@ -1,0 +1,163 @@
+//! Which jobs are under way, and what follows from what is heard of them. Nothing here waits, sleeps or reads a ring.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    job::{Job, Order, Outcome},
+    message::TaskId,
+};
+
+/// The jobs whose outcomes are not all in.
+#[derive(Debug, Default)]
+pub(super) struct Dispatch {
+    last: u64,
+    jobs: HashMap<u64, Arc<Job>>,
+    /// How many of them the face wants to be told of.
+    notifying: usize,
+    /// The pool is terminated: every later job is given up at once.
+    over: bool,
+}
+
+/// What became of a job by something that was heard.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Nothing that anybody waits for.
+    None,
+    /// An outcome is there to be taken.
+    Progress(Arc<Job>),
+    /// All its outcomes are in.
+    Done(Arc<Job>),
+}
+
+impl Dispatch {
+    /// A new job, of no tasks as yet.
+    pub(super) fn open(&mut self, order: Order, notify: bool) -> Arc<Job> {
+        self.last += 1;
+        let job = Arc::new(Job::new(self.last, order, notify));
+        if self.over {
+            job.give_up();
+        } else {
+            self.notifying += usize::from(notify);
+            self.jobs.insert(self.last, job.clone());
+        }
+        job
+    }
+
+    /// The outcome of a task. Those of unknown tasks, and second ones, change nothing.
+    pub(super) fn deliver(&mut self, id: TaskId, outcome: Outcome) -> Change {
+        let Some(job) = self.jobs.get(&id.job) else {
+            return Change::None;
+        };
+        if !job.deliver(id.index, outcome) {
+            return Change::None;
+        }
+        let job = job.clone();
+        self.changed(job)
+    }
+
+    /// The number of a job's tasks.
+    pub(super) fn seal(&mut self, job: u64, total: u64) -> Change {
+        let Some(job) = self.jobs.get(&job).cloned() else {
+            return Change::None;
+        };
+        job.seal(total);
+        self.changed(job)
+    }
+
+    fn changed(&mut self, job: Arc<Job>) -> Change {
+        if !job.is_done() {
+            return Change::Progress(job);
+        }
+        self.jobs.remove(&job.id());
+        self.notifying -= usize::from(job.notifies());
+        Change::Done(job)
+    }
+
+    /// Gives up all jobs, and all that are to come. Returns those it ended.
+    pub(super) fn give_up(&mut self) -> Vec<Arc<Job>> {
+        self.over = true;
+        self.notifying = 0;
+        let jobs: Vec<_> = self.jobs.drain().map(|(_, job)| job).collect();
+        for job in &jobs {
+            job.give_up();
+        }
+        jobs
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// How many jobs are under way.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether the face wants to know of the end of any job that is under way.
+    pub(super) fn notifies(&self) -> bool {
+        self.notifying > 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{
+        super::{
+            job::Next,
+            message::{ResultHeader, Verdict},
+        },
+        *,
+    };
+
+    fn outcome(verdict: Verdict) -> Outcome {
+        Outcome::new(verdict, vec![0; ResultHeader::LENGTH])
+    }
+
+    #[test]
+    fn a_job_ends_with_its_last_outcome() {
+        let mut dispatch = Dispatch::default();
+        let job = dispatch.open(Order::Collected, true);
+        assert!(matches!(dispatch.seal(job.id(), 2), Change::Progress(_)));
+        let task = |index| TaskId { job: job.id(), index };
+        assert!(matches!(dispatch.deliver(task(1), outcome(Verdict::Done)), Change::Progress(_)));
+        assert!(matches!(dispatch.deliver(task(1), outcome(Verdict::Lost)), Change::None));
+        assert!(!dispatch.is_idle());
+        assert!(dispatch.notifies());
+        assert!(
+            matches!(dispatch.deliver(task(0), outcome(Verdict::Done)), Change::Done(done) if done.id() == job.id())
+        );
+        assert!(dispatch.is_idle());
+        assert!(matches!(dispatch.deliver(task(0), outcome(Verdict::Done)), Change::None));
+    }
+
+    #[test]
+    fn outcomes_of_unknown_jobs_are_ignored() {
+        let mut dispatch = Dispatch::default();
+        assert!(matches!(dispatch.deliver(TaskId { job: 9, index: 0 }, outcome(Verdict::Done)), Change::None));
+        assert!(matches!(dispatch.seal(9, 0), Change::None));
+    }
+
+    #[test]
+    fn a_stream_ends_when_its_length_is_known_and_reached() {
+        let mut dispatch = Dispatch::default();
+        let job = dispatch.open(Order::Sequence, false);
+        let first = TaskId { job: job.id(), index: 0 };
+        assert!(matches!(dispatch.deliver(first, outcome(Verdict::Done)), Change::Progress(_)));
+        assert!(matches!(dispatch.seal(job.id(), 1), Change::Done(_)));
+    }
+
+    #[test]
+    fn after_giving_up_every_job_is_given_up() {
+        let mut dispatch = Dispatch::default();
+        let before = dispatch.open(Order::Collected, false);
+        let ended = dispatch.give_up();
+        assert_eq!(ended.iter().map(|job| job.id()).collect::<Vec<_>>(), [before.id()]);
+        let after = dispatch.open(Order::Sequence, false);
+        for job in [before, after] {
+            assert!(matches!(job.next(), Next::Outcome(_, outcome) if outcome.verdict == Verdict::Terminated));
+            assert_eq!(job.next(), Next::End);
+        }
+        assert!(dispatch.is_idle());
+    }
+}

@@ -1,0 +1,638 @@
+//! The parent's end of a pool: tasks go into one ring, results come out of another, and who waits for a result reads it.
+//!
+//! No thread of its own is needed for results. A thread that waits for a job becomes the *reader*: it takes results out
+//! of the ring, for its own job and for all others, until its own is done, and then passes the office on to another one
+//! that waits. Where nobody waits, workers ring a doorbell (see [`Alarm`](super::alarm)) for the thread in
+//! [`Engine::run`], which also learns of the end of workers. So the result of a single call wakes one thread, the
+//! one that wants it.
+//!
+//! All that is heard of a task comes through the result ring, also its failure by the death of its worker: whoever is the
+//! reader hears it, after all that the worker had sent before.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{EventfdFlags, epoll},
+    io::Errno,
+};
+
+use super::{
+    control::Control,
+    dispatch::{Change, Dispatch},
+    job::{Job, Order, Outcome},
+    message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
+    supervisor::{Reaction, Supervisor},
+    worker::Port,
+};
+use crate::{
+    channel::{Ring, TakeError},
+    process,
+    sync::{Wait, WaitError},
+    sys::futex,
+};
+
+/// How many results may lie in the ring before the parent wants to be told, where no callback waits for them.
+const HEAP: u64 = 256;
+/// How many results are read in one go before the reader looks whether its own job has something.
+const BATCH: u64 = 256;
+/// The doorbell's mark among what is polled; workers have their slot's number plus one.
+const DOORBELL: u64 = 0;
+/// The longest rest of a reader that waits for many results.
+const LONGEST_REST: Duration = Duration::from_millis(1);
+/// A shorter rest than this would cost more than it saves.
+const SHORTEST_REST: Duration = Duration::from_micros(80);
+
+/// What [`Engine::run`] has to tell the face.
+#[derive(Debug)]
+pub enum Event {
+    /// A job that was opened with `notify` is done.
+    Finished(Arc<Job>),
+    /// The worker of this slot has ended: reap it, and call [`Engine::retire`].
+    Ended(usize),
+    /// The pool was closed, everything is done and all workers have ended; or it was terminated.
+    Over,
+}
+
+/// The parent's end of a pool.
+///
+/// All its methods may be called from any thread of the process that made it. In a forked child it is of no use and
+/// does no harm: [`belongs_here`](Self::belongs_here) tells.
+#[derive(Debug)]
+pub struct Engine {
+    generation: u32,
+    tasks: Ring,
+    results: Ring,
+    control: Control,
+    doorbell: Arc<OwnedFd>,
+    poller: OwnedFd,
+    state: Mutex<State>,
+    definitions: Mutex<Definitions>,
+}
+
+#[derive(Debug)]
+struct State {
+    dispatch: Dispatch,
+    supervisor: Supervisor,
+    phase: Phase,
+    /// Whether a thread takes results out of the ring.
+    reading: bool,
+    /// The jobs of the threads that wait while another one reads.
+    followers: VecDeque<Arc<Job>>,
+    /// Jobs the face is to be told of.
+    finished: VecDeque<Arc<Job>>,
+    /// Slots whose workers have ended.
+    ended: VecDeque<usize>,
+    /// Slots that have a worker.
+    hired: BTreeSet<usize>,
+    /// Why tasks can't be run, if no worker is left and none can be had.
+    hopeless: Option<Vec<u8>>,
+}
+
+/// | phase | means | followed by |
+/// |-------|-------|-------------|
+/// | `Open` | tasks are taken in | `Closed` by `close`, `Terminated` |
+/// | `Closed` | what is under way is done | `Stopping` when all jobs are done, `Terminated` |
+/// | `Stopping` | workers are told to stop | over when all have ended, `Terminated` |
+/// | `Terminated` | over | |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Closed,
+    Stopping,
+    Terminated,
+}
+
+#[derive(Debug, Default)]
+struct Definitions {
+    last: u32,
+    end: u64,
+}
+
+impl Engine {
+    /// The parent's end of a pool of `places` workers.
+    ///
+    /// # Errors
+    ///
+    /// If descriptors or memory are lacking.
+    pub fn create(places: usize) -> io::Result<Self> {
+        // Slots cost nothing until they are used: there are enough for a pool that is made larger later on.
+        let slots = (2 * places).max(1024);
+        let doorbell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&poller, &doorbell, epoll::EventData::new_u64(DOORBELL), epoll::EventFlags::IN)?;
+        Ok(Self {
+            generation: process::generation(),
+            tasks: Ring::create("procession-tasks")?,
+            results: Ring::create("procession-results")?,
+            control: Control::create(slots)?,
+            doorbell: Arc::new(doorbell),
+            poller,
+            state: Mutex::new(State {
+                dispatch: Dispatch::default(),
+                supervisor: Supervisor::new(places),
+                phase: Phase::Open,
+                reading: false,
+                followers: VecDeque::new(),
+                finished: VecDeque::new(),
+                ended: VecDeque::new(),
+                hired: BTreeSet::new(),
+                hopeless: None,
+            }),
+            definitions: Mutex::default(),
+        })
+    }
+
+    /// Whether this is the process that made it, and not one forked from it.
+    pub fn belongs_here(&self) -> bool {
+        self.generation == process::generation()
+    }
+
+    /// What a worker needs to have.
+    pub fn port(&self) -> Port {
+        Port::new(self.tasks.clone(), self.results.clone(), self.control.clone(), self.doorbell.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Workers.
+
+    /// An empty slot, for a worker that is about to be started. `None` if no more workers are needed, as the pool is
+    /// being shut down.
+    ///
+    /// # Errors
+    ///
+    /// If all slots have workers, or memory is lacking.
+    pub fn hire(&self) -> io::Result<Option<usize>> {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Stopping | Phase::Terminated) {
+            return Ok(None);
+        }
+        let slot = (0..self.control.slots()).find(|slot| !state.hired.contains(slot));
+        let slot = slot.ok_or_else(|| io::Error::other("the pool has as many workers as it can hold"))?;
+        self.control.prepare(slot)?;
+        state.hired.insert(slot);
+        Ok(Some(slot))
+    }
+
+    /// Has [`run`](Self::run) tell when the worker of a slot has ended: when `sentinel` becomes readable.
+    ///
+    /// # Errors
+    ///
+    /// As `epoll_ctl(2)`.
+    pub fn watch(&self, slot: usize, sentinel: BorrowedFd<'_>) -> io::Result<()> {
+        // Once only: a sentinel stays readable, and the face may close it whenever it likes.
+        let once = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        Ok(epoll::add(&self.poller, sentinel, epoll::EventData::new_u64(slot as u64 + 1), once)?)
+    }
+
+    /// The worker of a slot has ended, or could not be started. The task it had in hand, if any, is lost, and `payload`
+    /// is what its outcome will hold. Tells what to do next.
+    pub fn retire(&self, slot: usize, payload: &[u8]) -> Reaction {
+        let remains = self.control.remains(slot);
+        if let Some(dead) = remains.process {
+            self.tasks.release_dead(dead);
+            self.results.release_dead(dead);
+        }
+        // The count is read before the slot is: see PROTOCOL.md, "a worker dies about to take a task".
+        let takes = self.tasks.get_count();
+        if let Some(id) = self.control.in_hand(slot, takes) {
+            self.announce(ResultHeader { id, verdict: Verdict::Lost }, payload);
+        }
+        let mut state = self.state();
+        state.hired.remove(&slot);
+        if matches!(state.phase, Phase::Stopping | Phase::Terminated) {
+            // It may have been killed with a word to stop in its hands that was meant for another.
+            if state.phase == Phase::Stopping && !state.hired.is_empty() {
+                let _ = message::put(&self.tasks, &[&TaskHeader::STOP.to_bytes()]);
+            }
+            return Reaction::Shrink;
+        }
+        let others_ready = state.hired.iter().any(|&slot| self.control.remains(slot).ready);
+        let reaction = state.supervisor.ended(remains.ready, others_ready);
+        if reaction == Reaction::GiveUp {
+            state.hopeless = Some(payload.to_vec());
+            drop(state);
+            self.give_up_queued();
+        }
+        reaction
+    }
+
+    /// Ends the tasks that are in the ring, as there is nobody to take them.
+    fn give_up_queued(&self) {
+        let Some(payload) = self.state().hopeless.clone() else {
+            return;
+        };
+        // A deadline that has passed: only what is there is taken, as no worker is.
+        while let Ok((message, _)) = self.tasks.take_with(&mut Wait::timeout(Duration::ZERO), message::copy) {
+            if let Some(task) = TaskHeader::from_bytes(&message).filter(|task| task.id.job != 0) {
+                self.announce(ResultHeader { id: task.id, verdict: Verdict::Unserved }, &payload);
+            }
+        }
+    }
+
+    /// The task that the worker of a slot is at, as of now.
+    pub fn at_work(&self, slot: usize) -> Option<TaskId> {
+        (slot < self.control.slots()).then(|| self.control.at_work(slot)).flatten()
+    }
+
+    // Tasks.
+
+    /// Stores the bytes of a function, to be named in tasks.
+    ///
+    /// # Errors
+    ///
+    /// If memory is lacking or the table is full.
+    pub fn define(&self, bytes: &[u8]) -> io::Result<Definition> {
+        let mut definitions = self.definitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let definition = self.control.define(definitions.last + 1, definitions.end, bytes)?;
+        definitions.last += 1;
+        definitions.end += bytes.len() as u64;
+        Ok(definition)
+    }
+
+    /// A new job. With `notify`, [`run`](Self::run) tells when it is done.
+    pub fn open(&self, order: Order, notify: bool) -> Arc<Job> {
+        let mut state = self.state();
+        let job = state.dispatch.open(order, notify);
+        if notify {
+            if job.is_done() {
+                job.settle();
+            } else if !state.reading {
+                self.arm(&state);
+            }
+        }
+        job
+    }
+
+    /// Gives a task to the workers. Does not block, but for other threads doing the same.
+    ///
+    /// # Errors
+    ///
+    /// If memory is lacking; the task is then not given to anybody.
+    pub fn submit(
+        &self,
+        job: &Job,
+        index: u64,
+        definition: Definition,
+        mode: u32,
+        payload: &[&[u8]],
+    ) -> io::Result<()> {
+        let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode }.to_bytes();
+        match payload {
+            [one] => message::put(&self.tasks, &[&header, one]),
+            several => {
+                let mut parts = Vec::with_capacity(several.len() + 1);
+                parts.push(&header[..]);
+                parts.extend_from_slice(several);
+                message::put(&self.tasks, &parts)
+            }
+        }
+    }
+
+    /// To be called when tasks were submitted: if no worker can be had, they are given up.
+    pub fn submitted(&self) {
+        let hopeless = self.state().hopeless.is_some();
+        if hopeless {
+            self.give_up_queued();
+        }
+    }
+
+    /// A part of a job that never becomes a task: the face has the reason, and finds [`Verdict::Refused`] in its place.
+    pub fn refuse(&self, job: &Job, index: u64) {
+        self.announce(ResultHeader { id: TaskId { job: job.id(), index }, verdict: Verdict::Refused }, &[]);
+    }
+
+    /// A job has `total` parts, and no more will come.
+    pub fn seal(&self, job: &Job, total: u64) {
+        let mut state = self.state();
+        let change = state.dispatch.seal(job.id(), total);
+        self.effect(&mut state, change);
+    }
+
+    /// As [`seal`](Self::seal), for a job that a thread may be waiting for already.
+    pub fn end(&self, job: &Job, total: u64) {
+        self.announce(ResultHeader { id: TaskId { job: job.id(), index: total }, verdict: Verdict::End }, &[]);
+    }
+
+    /// Puts something into the result ring, for whoever is the reader.
+    fn announce(&self, header: ResultHeader, payload: &[u8]) {
+        if message::put(&self.results, &[&header.to_bytes(), payload]).is_err() {
+            // No memory: then it is heard at once, however it may be ordered among what stands in the ring, and
+            // whoever sleeps finds out at the end of its slice.
+            let mut message = header.to_bytes().to_vec();
+            message.extend_from_slice(payload);
+            self.hear(&mut self.state(), message);
+        } else if self.control.alarm().is_due(|| self.results.put_count(), false) {
+            self.ring_doorbell();
+        }
+    }
+
+    // Results.
+
+    /// Waits until `ready` says so of a job. Returns at once if it does; reads results meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] if the deadline passed or a signal ended the wait.
+    pub fn wait(&self, job: &Arc<Job>, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        loop {
+            let (word, seen) = job.word();
+            if ready(job) {
+                return Ok(());
+            }
+            let mut state = self.state();
+            if state.reading {
+                state.followers.push_back(job.clone());
+                drop(state);
+                let slept =
+                    if ready(job) { Ok(()) } else { job.asleep(|| wait.park(word, seen, Duration::from_millis(500))) };
+                let mut state = self.state();
+                if let Some(at) = state.followers.iter().position(|other| Arc::ptr_eq(other, job)) {
+                    state.followers.remove(at);
+                }
+                if slept.is_err() {
+                    // The office of the reader may just have been offered to this thread.
+                    self.pass_on(&state);
+                }
+                drop(state);
+                slept?;
+            } else {
+                state.reading = true;
+                drop(state);
+                self.control.alarm().clear();
+                let read = self.read_for(job, &ready, wait);
+                let mut state = self.state();
+                state.reading = false;
+                self.pass_on(&state);
+                return read;
+            }
+        }
+    }
+
+    /// Reads what is there, unless another thread does anyway. Never blocks.
+    pub fn poll(&self) {
+        if self.results.put_count() == self.results.get_count() {
+            return;
+        }
+        let mut state = self.state();
+        if state.reading {
+            return;
+        }
+        state.reading = true;
+        drop(state);
+        while self.hear_what_is_there(BATCH) > 0 {}
+        let mut state = self.state();
+        state.reading = false;
+        self.pass_on(&state);
+    }
+
+    /// If nobody reads: the next one that waits is asked to, else the doorbell.
+    fn pass_on(&self, state: &State) {
+        if state.reading {
+            return;
+        }
+        match state.followers.front() {
+            Some(job) => job.wake(),
+            None => self.arm(state),
+        }
+    }
+
+    /// Has the doorbell rung when there is something to hear that somebody wants to know.
+    fn arm(&self, state: &State) {
+        if state.dispatch.is_idle() {
+            return;
+        }
+        let urgent = state.dispatch.notifies() || state.phase != Phase::Open;
+        let count = self.results.get_count() + if urgent { 1 } else { HEAP };
+        self.control.alarm().set(count);
+        if self.control.alarm().is_due(|| self.results.put_count(), false) {
+            self.ring_doorbell();
+        }
+    }
+
+    fn ring_doorbell(&self) {
+        // It fails only when it rings already, as loud as can be.
+        let _ = rustix::io::write(&*self.doorbell, &1_u64.to_ne_bytes());
+    }
+
+    fn read_for(&self, job: &Job, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let began = Instant::now();
+        let mut heard = 0;
+        loop {
+            heard += self.hear_what_is_there(BATCH);
+            if ready(job) {
+                return Ok(());
+            }
+            if !rest(job, began, heard, wait)? {
+                heard += self.hear_next(wait)?;
+                if ready(job) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads at most so many results that are in the ring; tells how many it was.
+    fn hear_what_is_there(&self, most: u64) -> u64 {
+        let mut messages = Vec::new();
+        let taken = self.results.try_take_many_with(most, |message| {
+            messages.push(message::copy(message)?);
+            Ok(())
+        });
+        self.hear_taken(messages, taken.map_or(0, |taken| taken.count))
+    }
+
+    /// Reads results, waiting for the first.
+    fn hear_next(&self, wait: &mut Wait<'_>) -> Result<u64, WaitError> {
+        let mut messages = Vec::new();
+        let taken = self.results.take_many_with(BATCH, wait, |message| {
+            messages.push(message::copy(message)?);
+            Ok(())
+        });
+        match taken {
+            Ok(taken) => Ok(self.hear_taken(messages, taken.count)),
+            Err(TakeError::Wait(error)) => Err(error),
+            // No memory for a copy, most likely: the message is still there, and memory may be there again later on.
+            Err(_) => wait.remaining(LONGEST_REST).map(|rest| {
+                std::thread::sleep(rest);
+                0
+            }),
+        }
+    }
+
+    fn hear_taken(&self, mut messages: Vec<Vec<u8>>, taken: u64) -> u64 {
+        // What was read but not taken out is still in the ring.
+        messages.truncate(taken as usize);
+        let mut state = self.state();
+        for message in messages {
+            self.hear(&mut state, message);
+        }
+        taken
+    }
+
+    /// Does what a message of the result ring says.
+    fn hear(&self, state: &mut State, message: Vec<u8>) {
+        let Some(header) = ResultHeader::from_bytes(&message).filter(|header| header.id.job != 0) else {
+            return;
+        };
+        let change = match header.verdict {
+            Verdict::End => state.dispatch.seal(header.id.job, header.id.index),
+            verdict => state.dispatch.deliver(header.id, Outcome::new(verdict, message)),
+        };
+        self.effect(state, change);
+    }
+
+    fn effect(&self, state: &mut State, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Progress(job) => {
+                if job.has_next() {
+                    job.wake();
+                }
+            }
+            Change::Done(job) => {
+                job.wake();
+                let told = job.notifies();
+                if told {
+                    state.finished.push_back(job);
+                }
+                if told || (state.phase != Phase::Open && state.dispatch.is_idle()) {
+                    self.ring_doorbell();
+                }
+            }
+        }
+    }
+
+    /// How many jobs are under way.
+    pub fn jobs(&self) -> usize {
+        self.poll();
+        self.state().dispatch.len()
+    }
+
+    // Life.
+
+    /// Waits for something that the face has to do. For one thread, which calls it again and again until
+    /// [`Event::Over`]. Signals do not end the wait.
+    ///
+    /// # Errors
+    ///
+    /// As `epoll_wait(2)`, which fails only if the descriptors were closed behind its back.
+    pub fn run(&self) -> io::Result<Event> {
+        loop {
+            {
+                let mut state = self.state();
+                if state.phase == Phase::Terminated {
+                    return Ok(Event::Over);
+                }
+                if let Some(job) = state.finished.pop_front() {
+                    return Ok(Event::Finished(job));
+                }
+                if let Some(slot) = state.ended.pop_front() {
+                    return Ok(Event::Ended(slot));
+                }
+                if state.phase == Phase::Closed && state.dispatch.is_idle() {
+                    state.phase = Phase::Stopping;
+                    for _ in &state.hired {
+                        message::put(&self.tasks, &[&TaskHeader::STOP.to_bytes()])?;
+                    }
+                }
+                if state.phase == Phase::Stopping && state.hired.is_empty() {
+                    return Ok(Event::Over);
+                }
+            }
+            let mut events =
+                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 16];
+            let count = match epoll::wait(&self.poller, &mut events, None) {
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for event in &events[..count] {
+                let mark = event.data;
+                if mark.u64() == DOORBELL {
+                    let _ = rustix::io::read(&*self.doorbell, &mut [0; 8]);
+                } else {
+                    self.state().ended.push_back((mark.u64() - 1) as usize);
+                }
+            }
+            self.poll();
+        }
+    }
+
+    /// No more jobs will be opened; when those under way are done, the workers are told to stop.
+    pub fn close(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Closed;
+            if !state.reading {
+                self.arm(&state);
+            }
+            self.ring_doorbell();
+        }
+    }
+
+    /// The pool is over: what is still to come is given up ([`Verdict::Terminated`]). The face ends the workers.
+    pub fn terminate(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Terminated {
+            return;
+        }
+        state.phase = Phase::Terminated;
+        let jobs = state.dispatch.give_up();
+        drop(state);
+        for job in jobs {
+            job.settle();
+            job.wake();
+        }
+        // The reader sleeps on the ring.
+        let _ = message::put(&self.results, &[&ResultHeader::NUDGE.to_bytes()]);
+        self.ring_doorbell();
+    }
+
+    /// The face has done what it had to do at the end of a job that was opened with `notify`.
+    pub fn settle(&self, job: &Job) {
+        job.settle();
+        job.wake();
+        if self.state().reading {
+            // It may be this job that the reader waits for.
+            let _ = message::put(&self.results, &[&ResultHeader::NUDGE.to_bytes()]);
+        }
+    }
+
+    /// Whether the pool was terminated.
+    pub fn is_terminated(&self) -> bool {
+        self.state().phase == Phase::Terminated
+    }
+
+    /// The descriptors a process has to be handed to be a worker.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [self.tasks.as_fd(), self.results.as_fd(), self.control.as_fd(), self.doorbell.as_fd()]
+    }
+}
+
+/// Where many results are still to come at a high rate, being woken for each would slow down those who make them.
+/// Sleeps for a small part of the time they will take, and tells whether it did.
+fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bool, WaitError> {
+    let remaining = job.remaining().min(1 << 20) as u32;
+    if remaining < 16 || heard == 0 {
+        return Ok(false);
+    }
+    let rest = (began.elapsed() / heard.min(1 << 30) as u32 * (remaining / 8)).min(LONGEST_REST);
+    if rest < SHORTEST_REST {
+        return Ok(false);
+    }
+    let rest = wait.remaining(rest)?;
+    let (word, seen) = job.word();
+    if futex::wait(word, seen, Some(rest)) == futex::Slept::Interrupted {
+        wait.signalled()?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,210 @@
+//! What stands in the rings: the headers of tasks and results.
+//!
+//! A header is followed by bytes of the face that only the face understands. Both ends are processes of one pool; still,
+//! what comes out of shared memory is checked before it is used.
+
+use std::io;
+
+use crate::{
+    channel::{Message, PutError, Ring},
+    sync::Wait,
+};
+
+/// What tells a task from all others of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId {
+    /// The job it is a part of. Zero is no job.
+    pub job: u64,
+    /// Which part, counted from zero.
+    pub index: u64,
+}
+
+/// Where the function of a task is to be found: a stretch of the pool's table of definitions.
+///
+/// The default one, of number zero, stands for "none": the payload says it all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Definition {
+    /// Counted from one, in the order in which they were defined.
+    pub number: u32,
+    /// How many bytes.
+    pub length: u32,
+    /// From where on, counted from the beginning of the table.
+    pub offset: u64,
+}
+
+/// A message of the task ring: something to do, or, with job zero, the word to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskHeader {
+    /// Which task.
+    pub id: TaskId,
+    /// Its function.
+    pub definition: Definition,
+    /// For the face: in which way the function is applied to the payload.
+    pub mode: u32,
+}
+
+impl TaskHeader {
+    /// How long the encoded form is.
+    pub const LENGTH: usize = 40;
+
+    /// The word to stop: the worker that takes it ends.
+    pub const STOP: Self =
+        Self { id: TaskId { job: 0, index: 0 }, definition: Definition { number: 0, length: 0, offset: 0 }, mode: 0 };
+
+    /// As bytes.
+    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..8].copy_from_slice(&self.id.job.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.id.index.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.definition.number.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.definition.length.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.definition.offset.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.mode.to_le_bytes());
+        bytes
+    }
+
+    /// From the beginning of a message; `None` if that is too short.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LENGTH] = bytes.first_chunk()?;
+        Some(Self {
+            id: TaskId { job: long(bytes, 0), index: long(bytes, 8) },
+            definition: Definition { number: short(bytes, 16), length: short(bytes, 20), offset: long(bytes, 24) },
+            mode: short(bytes, 32),
+        })
+    }
+}
+
+/// What a message of the result ring says of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// It returned; the payload holds what.
+    Done = 0,
+    /// It raised; the payload holds what.
+    Failed = 1,
+    /// Its worker died with it; the payload says how.
+    Lost = 2,
+    /// No worker is left to run it and none can be had; the payload says how the last one ended.
+    Unserved = 3,
+    /// The pool was terminated first.
+    Terminated = 4,
+    /// It never became a task: the face could not encode it, and keeps the reason.
+    Refused = 5,
+    /// Not of a task: the job has as many parts as the index says.
+    End = 6,
+}
+
+impl Verdict {
+    fn from_number(number: u32) -> Option<Self> {
+        use Verdict::{Done, End, Failed, Lost, Refused, Terminated, Unserved};
+        [Done, Failed, Lost, Unserved, Terminated, Refused, End].into_iter().find(|it| *it as u32 == number)
+    }
+}
+
+/// A message of the result ring. With job zero it says nothing, and is there to wake whoever waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResultHeader {
+    /// Which task.
+    pub id: TaskId,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+impl ResultHeader {
+    /// How long the encoded form is.
+    pub const LENGTH: usize = 24;
+
+    /// Wakes whoever waits for results.
+    pub const NUDGE: Self = Self { id: TaskId { job: 0, index: 0 }, verdict: Verdict::End };
+
+    /// As bytes.
+    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..8].copy_from_slice(&self.id.job.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.id.index.to_le_bytes());
+        bytes[16..20].copy_from_slice(&(self.verdict as u32).to_le_bytes());
+        bytes
+    }
+
+    /// From the beginning of a message; `None` if that is too short or says nothing known.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LENGTH] = bytes.first_chunk()?;
+        let id = TaskId { job: long(bytes, 0), index: long(bytes, 8) };
+        Some(Self { id, verdict: Verdict::from_number(short(bytes, 16))? })
+    }
+}
+
+/// Puts a message into a ring of the pool. Waits only for others that are just doing the same.
+///
+/// # Errors
+///
+/// If memory is lacking.
+pub(super) fn put(ring: &Ring, parts: &[&[u8]]) -> io::Result<()> {
+    loop {
+        match ring.put(parts, None, &mut Wait::forever()) {
+            Ok(_) => return Ok(()),
+            Err(PutError::Memory(error)) => return Err(error),
+            Err(PutError::Damaged) => return Err(io::Error::other("the shared memory of the pool is damaged")),
+            // Nothing was to be waited for but the lock.
+            Err(PutError::Full | PutError::Busy | PutError::Wait(_)) => {}
+        }
+    }
+}
+
+/// The bytes of a message that is still in its ring.
+///
+/// # Errors
+///
+/// If they can't be read, or there is no memory for them.
+pub(super) fn copy(message: &Message<'_>) -> io::Result<Vec<u8>> {
+    message.to_vec()
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn short(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn task_headers_come_back(job: u64, index: u64, number: u32, length: u32, offset: u64, mode: u32) {
+            let header = TaskHeader {
+                id: TaskId { job, index },
+                definition: Definition { number, length, offset },
+                mode,
+            };
+            let mut message = header.to_bytes().to_vec();
+            message.extend_from_slice(b"payload");
+            prop_assert_eq!(TaskHeader::from_bytes(&message), Some(header));
+            prop_assert_eq!(TaskHeader::from_bytes(&message[..TaskHeader::LENGTH - 1]), None);
+        }
+
+        #[test]
+        fn result_headers_come_back_and_unknown_verdicts_do_not(job: u64, index: u64, number in 0..9u32) {
+            let mut bytes = ResultHeader { id: TaskId { job, index }, verdict: Verdict::Done }.to_bytes();
+            bytes[16..20].copy_from_slice(&number.to_le_bytes());
+            match ResultHeader::from_bytes(&bytes) {
+                Some(header) => {
+                    prop_assert_eq!(header.verdict as u32, number);
+                    prop_assert_eq!(header.to_bytes(), bytes);
+                }
+                None => prop_assert!(number > 6),
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes: Vec<u8>) {
+            let _ = TaskHeader::from_bytes(&bytes);
+            let _ = ResultHeader::from_bytes(&bytes);
+        }
+    }
+}

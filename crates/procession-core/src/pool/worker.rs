@@ -1,0 +1,160 @@
+//! The worker's end of a pool.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use super::{
+    control::Control,
+    message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
+};
+use crate::{
+    channel::{Ring, TakeError},
+    sync::Wait,
+};
+
+/// From this size on a result is worth a ring of the doorbell even where nobody is in a hurry, so that memory which is
+/// shared does not fill up.
+const LARGE: usize = 64 * 1024;
+
+/// What a process needs to have to be a worker: the rings, the control segment and the doorbell.
+#[derive(Clone, Debug)]
+pub struct Port {
+    tasks: Ring,
+    results: Ring,
+    control: Control,
+    doorbell: Arc<OwnedFd>,
+}
+
+impl Port {
+    pub(super) fn new(tasks: Ring, results: Ring, control: Control, doorbell: Arc<OwnedFd>) -> Self {
+        Self { tasks, results, control, doorbell }
+    }
+
+    /// From the descriptors of [`descriptors`](Self::descriptors), in a process they were handed to.
+    ///
+    /// # Errors
+    ///
+    /// If they are not of a pool.
+    pub fn attach([tasks, results, control, doorbell]: [OwnedFd; 4]) -> io::Result<Self> {
+        Ok(Self {
+            tasks: Ring::attach(tasks)?,
+            results: Ring::attach(results)?,
+            control: Control::attach(control)?,
+            doorbell: Arc::new(doorbell),
+        })
+    }
+
+    /// What to hand over.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [self.tasks.as_fd(), self.results.as_fd(), self.control.as_fd(), self.doorbell.as_fd()]
+    }
+}
+
+/// A task in the hands of a worker.
+#[derive(Debug)]
+pub struct Task {
+    header: TaskHeader,
+    message: Vec<u8>,
+}
+
+impl Task {
+    /// Which one it is.
+    pub fn id(&self) -> TaskId {
+        self.header.id
+    }
+
+    /// Its function.
+    pub fn definition(&self) -> Definition {
+        self.header.definition
+    }
+
+    /// How the function is to be applied.
+    pub fn mode(&self) -> u32 {
+        self.header.mode
+    }
+
+    /// What it is to be applied to.
+    pub fn payload(&self) -> &[u8] {
+        &self.message[TaskHeader::LENGTH..]
+    }
+}
+
+/// A worker: takes tasks, one at a time, and sends their results.
+#[derive(Debug)]
+pub struct Worker {
+    port: Port,
+    slot: usize,
+}
+
+impl Worker {
+    /// The worker of a slot that [`hire`](super::Engine::hire) has given.
+    ///
+    /// # Errors
+    ///
+    /// If the pool has no such slot.
+    pub fn enter(port: Port, slot: usize) -> io::Result<Self> {
+        if slot >= port.control.slots() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the pool has no such place for a worker"));
+        }
+        port.control.enter(slot);
+        Ok(Self { port, slot })
+    }
+
+    /// Preparations are over: from now on the end of this worker is no sign that others would end in the same way.
+    pub fn ready(&self) {
+        self.port.control.ready(self.slot);
+    }
+
+    /// The next task; `None` if there is to be none. Blocks until there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`TakeError::Wait`] if a signal ended the wait or the deadline passed; another one if there is no memory for the
+    /// task, which is then left to other workers.
+    pub fn take(&self, wait: &mut Wait<'_>) -> Result<Option<Task>, TakeError> {
+        loop {
+            let taken = self.port.tasks.take_with(wait, |message| {
+                let bytes = message::copy(message)?;
+                if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
+                    self.port.control.take(self.slot, message.sequence() + 1, header.id);
+                }
+                Ok(bytes)
+            });
+            let (message, _) = taken?;
+            match TaskHeader::from_bytes(&message) {
+                Some(TaskHeader::STOP) => return Ok(None),
+                Some(header) => return Ok(Some(Task { header, message })),
+                // Nothing this pool has sent.
+                None => {}
+            }
+        }
+    }
+
+    /// Sends what became of the task in hand.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for it: something shorter may be sent in its place.
+    pub fn finish(&self, id: TaskId, verdict: Verdict, payload: &[u8]) -> io::Result<()> {
+        let header = ResultHeader { id, verdict };
+        message::put(&self.port.results, &[&header.to_bytes(), payload])?;
+        self.port.control.served(self.slot);
+        if self.port.control.alarm().is_due(|| self.port.results.put_count(), payload.len() >= LARGE) {
+            // It fails only when it rings already.
+            let _ = rustix::io::write(&*self.port.doorbell, &1_u64.to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    /// The bytes of a function.
+    ///
+    /// # Errors
+    ///
+    /// If it was never defined.
+    pub fn definition(&self, definition: Definition) -> io::Result<Vec<u8>> {
+        self.port.control.definition(definition)
+    }
+}
