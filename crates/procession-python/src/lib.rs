@@ -11,6 +11,7 @@ mod handle;
 mod late;
 mod lock;
 mod method;
+mod pool;
 mod process;
 mod rlock;
 mod semaphore;
@@ -23,6 +24,10 @@ pub mod _core {
 
     use crate::method;
 
+    #[pymodule_export]
+    use super::pool::{
+        ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolEngine, PoolFeed, PoolPort, PoolWorker,
+    };
     #[pymodule_export]
     use super::process::{
         Child, follow, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors, spawnv_passfds,

@@ -2,7 +2,7 @@
 //!
 //! The interpreter's lock is released, signals are seen (Ctrl-C ends any wait) and the timeout is honoured.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procession_core::sync::{Wait, WaitError};
 use pyo3::{
@@ -18,6 +18,16 @@ pub(crate) struct Timeout(Option<Duration>);
 impl Timeout {
     /// Without end.
     pub(crate) const FOREVER: Self = Self(None);
+
+    /// The moment at which a wait that begins `now` ends, if it does.
+    pub(crate) fn deadline(self, now: Instant) -> Option<Instant> {
+        self.0.and_then(|limit| now.checked_add(limit))
+    }
+
+    /// What is left until `deadline`, for a call that waits more than once.
+    pub(crate) fn until(deadline: Option<Instant>) -> Self {
+        Self(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())))
+    }
 
     /// Whether nothing is to be waited for.
     pub(crate) fn is_zero(self) -> bool {

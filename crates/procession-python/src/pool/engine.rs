@@ -1,0 +1,276 @@
+//! The parent's end.
+
+use std::{
+    collections::HashMap,
+    os::fd::{BorrowedFd, RawFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use procession_core::pool::{Definition, Engine, Event, Job, Order, Reaction};
+use pyo3::{
+    IntoPyObjectExt,
+    exceptions::{PyRuntimeError, PyValueError},
+    prelude::*,
+    types::{PyDict, PyDictMethods, PyTuple},
+};
+
+use super::{
+    Mode, PoolPort, encode,
+    functions::Functions,
+    has_function,
+    results::{ApplyResult, Call, Callbacks, MapResult},
+    streams::{IMapIterator, PoolFeed},
+};
+
+/// What the parent has of a pool besides its processes.
+#[pyclass(module = "procession._core", frozen)]
+#[derive(Debug)]
+pub(crate) struct PoolEngine {
+    pub(super) engine: Engine,
+    pub(super) functions: Functions,
+    /// The results whose callbacks are still to be called, by the numbers of their jobs.
+    unsettled: Mutex<HashMap<u64, Py<ApplyResult>>>,
+}
+
+/// What the tasks of a call have in common.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) function: Py<PyAny>,
+    definition: Definition,
+    mode: Mode,
+}
+
+impl PoolEngine {
+    /// The engine, unless this process was forked from the one that has the pool.
+    pub(super) fn here(&self) -> PyResult<&Engine> {
+        if self.engine.belongs_here() {
+            return Ok(&self.engine);
+        }
+        Err(PyRuntimeError::new_err(
+            "this pool belongs to the process that made it: make a pool of its own in the forked child",
+        ))
+    }
+
+    pub(super) fn recipe(&self, function: &Bound<'_, PyAny>, mode: Mode) -> PyResult<Recipe> {
+        let definition = self.functions.define(self.here()?, function)?;
+        Ok(Recipe { function: function.clone().unbind(), definition, mode })
+    }
+
+    /// Pickles the arguments of a task and gives it to the workers.
+    pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
+        let pickle = if has_function(recipe.definition) {
+            encode(payload)?
+        } else {
+            encode((recipe.function.bind(payload.py()), payload).into_bound_py_any(payload.py())?.as_any())?
+        };
+        self.engine.submit(job, index, recipe.definition, recipe.mode as u32, &[pickle.as_bytes()])?;
+        Ok(())
+    }
+
+    fn open_call(
+        slf: &Bound<'_, Self>,
+        owner: Bound<'_, PyAny>,
+        function: &Bound<'_, PyAny>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Arc<Call>> {
+        let engine = slf.get().here()?;
+        let job = engine.open(Order::Collected, callback.is_some() || error_callback.is_some());
+        let callbacks = Callbacks { on_value: callback, on_error: error_callback };
+        Ok(Arc::new(Call::new(slf, job, &owner, function, callbacks)))
+    }
+
+    /// The result's callbacks are called when it is there; until then it is kept, whatever the caller does.
+    fn keep_until_settled(&self, call: &Call, result: &Bound<'_, ApplyResult>) {
+        if call.job().notifies() && !call.job().is_settled() {
+            let mut unsettled = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+            unsettled.insert(call.job().id(), result.clone().unbind());
+        }
+    }
+}
+
+#[pymethods]
+impl PoolEngine {
+    /// For a pool of so many workers.
+    #[new]
+    fn new(places: usize) -> PyResult<Self> {
+        Ok(Self { engine: Engine::create(places)?, functions: Functions::default(), unsettled: Mutex::default() })
+    }
+
+    /// What a worker is handed.
+    fn port(&self) -> PyResult<PoolPort> {
+        Ok(PoolPort::new(self.here()?.port()))
+    }
+
+    /// A place for a worker that is about to be started; None if no more are needed.
+    fn hire(&self) -> PyResult<Option<usize>> {
+        Ok(self.here()?.hire()?)
+    }
+
+    /// Watch over the worker of a place, by its sentinel.
+    fn watch(&self, place: usize, sentinel: RawFd) -> PyResult<()> {
+        if sentinel < 0 {
+            return Err(PyValueError::new_err("a sentinel is the number of an open descriptor"));
+        }
+        // SAFETY: it is used only in this call, during which the interpreter's lock is held and the process object
+        // that it belongs to is not closed.
+        #[allow(unsafe_code)]
+        let sentinel = unsafe { BorrowedFd::borrow_raw(sentinel) };
+        Ok(self.here()?.watch(place, sentinel)?)
+    }
+
+    /// The worker of a place has ended, or could not be started; `how` goes with the task it had in hand. Returns
+    /// "replace" or "shrink" or "give up".
+    fn retire(&self, py: Python<'_>, place: usize, how: &[u8]) -> PyResult<&'static str> {
+        let engine = self.here()?;
+        Ok(match py.detach(|| engine.retire(place, how)) {
+            Reaction::Replace => "replace",
+            Reaction::Shrink => "shrink",
+            Reaction::GiveUp => "give up",
+        })
+    }
+
+    /// Wait for something to do: a number is the place of a worker that has ended, a result has callbacks to be called.
+    /// None: the pool is over.
+    fn run(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let engine = self.here()?;
+        loop {
+            match py.detach(|| engine.run())? {
+                Event::Over => return Ok(None),
+                Event::Ended(place) => return place.into_py_any(py).map(Some),
+                Event::Finished(job) => {
+                    let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());
+                    if let Some(result) = result {
+                        return result.into_py_any(py).map(Some);
+                    }
+                }
+            }
+        }
+    }
+
+    /// No more calls; when all is done the workers end.
+    fn close(&self) {
+        if self.engine.belongs_here() {
+            self.engine.close();
+        }
+    }
+
+    /// What is under way is given up.
+    fn terminate(&self) {
+        if self.engine.belongs_here() {
+            self.engine.terminate();
+            let unsettled = std::mem::take(&mut *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(unsettled);
+        }
+    }
+
+    /// Whether this is the process that made it.
+    fn belongs_here(&self) -> bool {
+        self.engine.belongs_here()
+    }
+
+    /// How many calls are under way.
+    fn jobs(&self) -> PyResult<usize> {
+        Ok(self.here()?.jobs())
+    }
+
+    /// Has a worker call `func(*args, **kwds)`.
+    #[pyo3(signature = (owner, func, args, kwds, callback = None, error_callback = None))]
+    fn apply_async<'py>(
+        slf: &Bound<'py, Self>,
+        owner: Bound<'py, PyAny>,
+        func: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyAny>,
+        kwds: &Bound<'py, PyAny>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, ApplyResult>> {
+        let py = slf.py();
+        let call = Self::open_call(slf, owner, func, callback, error_callback)?;
+        let result = Bound::new(py, ApplyResult::new(call.clone()))?;
+        let this = slf.get();
+        this.keep_until_settled(&call, &result);
+        this.engine.seal(call.job(), 1);
+        let plain = kwds.cast::<PyDict>().is_ok_and(PyDictMethods::is_empty);
+        let submitted = if plain {
+            // A tuple, whatever it was, so that the worker has nothing to convert.
+            let args = args.cast::<PyTuple>().map_or_else(|_| args.clone(), |args| args.clone().into_any());
+            this.recipe(func, Mode::Call).and_then(|recipe| this.submit(call.job(), 0, &recipe, &args))
+        } else {
+            let both = (args, kwds).into_bound_py_any(py)?;
+            this.recipe(func, Mode::CallWithKeywords).and_then(|recipe| this.submit(call.job(), 0, &recipe, &both))
+        };
+        match submitted {
+            Ok(()) => this.engine.submitted(),
+            Err(error) => call.refuse(py, 0, error),
+        }
+        Ok(result)
+    }
+
+    /// Has the workers call `func` for each item, chunks of them at a time.
+    #[pyo3(signature = (owner, func, items, chunksize, star, callback = None, error_callback = None))]
+    #[allow(clippy::too_many_arguments)] // they are those of Pool.map_async
+    fn map_async<'py>(
+        slf: &Bound<'py, Self>,
+        owner: Bound<'py, PyAny>,
+        func: &Bound<'py, PyAny>,
+        items: &Bound<'py, PyAny>,
+        chunksize: usize,
+        star: bool,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, ApplyResult>> {
+        let py = slf.py();
+        let call = Self::open_call(slf, owner, func, callback, error_callback)?;
+        let result = Bound::new(py, PyClassInitializer::from(ApplyResult::new(call.clone())).add_subclass(MapResult))?;
+        let result = result.into_super();
+        let this = slf.get();
+        this.keep_until_settled(&call, &result);
+        let mut index = 0;
+        let mut submit_all = || -> PyResult<()> {
+            let recipe = this.recipe(func, if star { Mode::StarMap } else { Mode::Map })?;
+            let mut items = items.try_iter()?;
+            while let Some(chunk) = chunk_of(py, &mut items, chunksize)? {
+                this.submit(call.job(), index, &recipe, &chunk)?;
+                index += 1;
+            }
+            Ok(())
+        };
+        if let Err(error) = submit_all() {
+            call.refuse(py, index, error);
+            index += 1;
+        }
+        this.engine.seal(call.job(), index);
+        this.engine.submitted();
+        Ok(result)
+    }
+
+    /// Has the workers call `func` for each item, now and as the returned feed is fed. Returns the iterator over what
+    /// comes back, and the feed.
+    fn stream<'py>(
+        slf: &Bound<'py, Self>,
+        owner: Bound<'py, PyAny>,
+        func: &Bound<'py, PyAny>,
+        items: &Bound<'py, PyAny>,
+        chunksize: usize,
+        ordered: bool,
+    ) -> PyResult<(Bound<'py, IMapIterator>, Bound<'py, PoolFeed>)> {
+        PoolFeed::open(slf, owner, func, items, chunksize, ordered)
+    }
+}
+
+/// The next items of an iterator, as a tuple; `None` if there are none left.
+pub(super) fn chunk_of<'py>(
+    py: Python<'py>,
+    items: &mut Bound<'py, pyo3::types::PyIterator>,
+    size: usize,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let mut chunk = Vec::new();
+    while chunk.len() < size.max(1) {
+        match items.next() {
+            Some(item) => chunk.push(item?),
+            None => break,
+        }
+    }
+    if chunk.is_empty() { Ok(None) } else { Ok(Some(PyTuple::new(py, chunk)?.into_any())) }
+}

@@ -1,0 +1,62 @@
+//! Functions that were sent to the workers already.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use procession_core::pool::{Definition, Engine};
+use pyo3::{
+    prelude::*,
+    types::{PyCFunction, PyFunction, PyType},
+};
+
+use super::encode;
+
+/// The opcodes that end the pickle of something which is found by its name: `STACK_GLOBAL`, with or without
+/// `MEMOIZE`, then `STOP`.
+const BY_NAME: [&[u8]; 2] = [b"\x93\x94.", b"\x93."];
+
+/// The functions of a pool that have a definition, by their address.
+///
+/// Only what is pickled by its name gets one: for it, the pickle can't become stale. Whatever has a state (partials,
+/// bound methods, instances) is pickled with each task, as it is then.
+#[derive(Debug, Default)]
+pub(super) struct Functions(Mutex<HashMap<usize, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    /// Kept, so that its address stays its own.
+    _function: Py<PyAny>,
+    definition: Definition,
+}
+
+impl Functions {
+    /// The definition of a function; the default one if it has to go with each task.
+    ///
+    /// # Errors
+    ///
+    /// Whatever pickling it raises, or an `OSError` if memory is lacking.
+    pub(super) fn define(&self, engine: &Engine, function: &Bound<'_, PyAny>) -> PyResult<Definition> {
+        let address = function.as_ptr() as usize;
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
+            return Ok(known.definition);
+        }
+        let found_by_name = function.is_exact_instance_of::<PyFunction>()
+            || function.is_exact_instance_of::<PyCFunction>()
+            || function.is_instance_of::<PyType>();
+        if !found_by_name {
+            return Ok(Definition::default());
+        }
+        // Pickling may run code of the user's: not under the lock.
+        let pickle = encode(function)?;
+        let pickle = pickle.as_bytes();
+        if !BY_NAME.iter().any(|end| pickle.ends_with(end)) {
+            return Ok(Definition::default());
+        }
+        let definition = engine.define(pickle)?;
+        let known = Known { _function: function.clone().unbind(), definition };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, known);
+        Ok(definition)
+    }
+}

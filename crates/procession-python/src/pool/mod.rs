@@ -1,0 +1,66 @@
+//! Pools: the parent's end, the results it gives out, and the worker's end.
+
+mod engine;
+mod functions;
+mod results;
+mod streams;
+mod worker;
+
+use procession_core::pool::Definition;
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyBytes};
+
+pub(crate) use self::{
+    engine::PoolEngine,
+    results::{ApplyResult, MapResult},
+    streams::{IMapIterator, IMapUnorderedIterator, PoolFeed},
+    worker::{PoolPort, PoolWorker},
+};
+
+/// How a function is applied to the payload of its task. The numbers go from the parent to its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum Mode {
+    /// The payload is a tuple of positional arguments.
+    Call = 0,
+    /// The payload is a pair: positional arguments, keyword arguments.
+    CallWithKeywords = 1,
+    /// The payload is the one argument.
+    Single = 2,
+    /// The payload is a tuple of arguments, for a call each.
+    Map = 3,
+    /// The payload is a tuple of tuples of arguments, for a call each.
+    StarMap = 4,
+}
+
+impl Mode {
+    fn from_number(number: u32) -> Option<Self> {
+        [Self::Call, Self::CallWithKeywords, Self::Single, Self::Map, Self::StarMap]
+            .into_iter()
+            .find(|mode| *mode as u32 == number)
+    }
+}
+
+/// Tells of a task without a definition: its function comes in a pair with the payload.
+fn has_function(definition: Definition) -> bool {
+    definition.number != 0
+}
+
+/// Something of the module `procession.pool`.
+fn of_pool_module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = MODULE.get_or_try_init(py, || py.import("procession.pool").map(Bound::unbind))?;
+    module.bind(py).getattr(name)
+}
+
+/// The pickle of an object.
+fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let dumps = DUMPS.import(object.py(), "_pickle", "dumps")?;
+    Ok(dumps.call1((object,))?.cast_into()?)
+}
+
+/// The object of a pickle.
+fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    LOADS.import(py, "_pickle", "loads")?.call1((PyBytes::new(py, bytes),))
+}

@@ -1,0 +1,172 @@
+//! What `imap` and `imap_unordered` return, and what feeds it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use procession_core::pool::{Job, Next, Order};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyStopIteration},
+    prelude::*,
+    sync::MutexExt,
+    types::{PyDict, PyIterator, PyTuple},
+};
+
+use super::{
+    Mode, PoolEngine,
+    engine::{Recipe, chunk_of},
+    results::{Call, Callbacks, timeout_error},
+};
+use crate::wait::Timeout;
+
+/// What `Pool.imap()` returns: an iterator over the results, in the order of the items.
+#[pyclass(module = "procession.pool", name = "IMapIterator", frozen, subclass, weakref)]
+#[derive(Debug)]
+pub(crate) struct IMapIterator {
+    /// `None` only in instances of Python subclasses that do all by themselves.
+    call: Option<Arc<Call>>,
+}
+
+/// What `Pool.imap_unordered()` returns: an iterator over the results, as they come.
+#[pyclass(module = "procession.pool", name = "IMapUnorderedIterator", extends = IMapIterator, frozen, subclass)]
+#[derive(Debug)]
+pub(crate) struct IMapUnorderedIterator;
+
+#[pymethods]
+impl IMapIterator {
+    /// For subclasses that do all by themselves.
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn make(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { call: None }
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.next(py, Timeout::FOREVER)
+    }
+
+    /// The next result. `TimeoutError` if it does not come within `timeout` seconds.
+    #[pyo3(signature = (timeout = Timeout::FOREVER))]
+    fn next(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
+        let call = self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))?;
+        loop {
+            match call.job().next() {
+                Next::Outcome(index, outcome) => return call.value_of(py, index, &outcome).map(Bound::unbind),
+                Next::End => {
+                    call.let_go();
+                    return Err(PyStopIteration::new_err(()));
+                }
+                Next::Pending => {}
+            }
+            if !call.wait(py, timeout, Job::has_next)? {
+                return Err(PyErr::from_value(timeout_error(py)?.call0()?));
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl IMapUnorderedIterator {
+    /// For subclasses that do all by themselves.
+    #[new]
+    #[pyo3(signature = (*args, **kwargs))]
+    fn make(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(IMapIterator::make(args, kwargs)).add_subclass(Self)
+    }
+}
+
+/// Takes items from an iterator and has the workers do them. For the thread that feeds a pool.
+#[pyclass(module = "procession._core", frozen)]
+#[derive(Debug)]
+pub(crate) struct PoolFeed {
+    call: Arc<Call>,
+    recipe: PyResult<Recipe>,
+    chunksize: Option<usize>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` when it has ended.
+    items: Option<Py<PyIterator>>,
+    index: u64,
+}
+
+impl PoolFeed {
+    pub(super) fn open<'py>(
+        pool: &Bound<'py, PoolEngine>,
+        owner: Bound<'py, PyAny>,
+        func: &Bound<'py, PyAny>,
+        items: &Bound<'py, PyAny>,
+        chunksize: usize,
+        ordered: bool,
+    ) -> PyResult<(Bound<'py, IMapIterator>, Bound<'py, Self>)> {
+        let py = pool.py();
+        let job = pool.get().here()?.open(if ordered { Order::Sequence } else { Order::Arrival }, false);
+        let call = Arc::new(Call::new(pool, job, &owner, func, Callbacks::default()));
+        let base = IMapIterator { call: Some(call.clone()) };
+        let iterator = if ordered {
+            Bound::new(py, base)?
+        } else {
+            Bound::new(py, PyClassInitializer::from(base).add_subclass(IMapUnorderedIterator))?.into_super()
+        };
+        let chunksize = (chunksize > 1).then_some(chunksize);
+        let recipe = pool.get().recipe(func, if chunksize.is_some() { Mode::Map } else { Mode::Single });
+        let items = items.try_iter()?.unbind();
+        let feed = Self { call, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) };
+        Ok((iterator, Bound::new(py, feed)?))
+    }
+
+    fn one(&self, py: Python<'_>, state: &mut State) -> PyResult<bool> {
+        let Some(items) = &state.items else {
+            return Ok(false);
+        };
+        let recipe = self.recipe.as_ref().map_err(|error| error.clone_ref(py))?;
+        let mut items = items.bind(py).clone();
+        let payload = match self.chunksize {
+            None => items.next().transpose()?,
+            Some(size) => chunk_of(py, &mut items, size)?,
+        };
+        let Some(payload) = payload else {
+            return Ok(false);
+        };
+        self.call.engine().submit(self.call.job(), state.index, recipe, &payload)?;
+        state.index += 1;
+        Ok(true)
+    }
+}
+
+#[pymethods]
+impl PoolFeed {
+    /// Hands `count` items to the workers, or chunks of them. Returns False at the end.
+    fn feed(&self, py: Python<'_>, count: usize) -> PyResult<bool> {
+        let engine = self.call.engine().here()?;
+        let mut state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..count {
+            let more = match self.one(py, &mut state) {
+                Ok(more) => more,
+                Err(error) => {
+                    self.call.refuse(py, state.index, error);
+                    state.index += 1;
+                    false
+                }
+            };
+            if !more {
+                let items = state.items.take();
+                let total = state.index;
+                drop(state);
+                drop(items);
+                py.detach(|| {
+                    engine.end(self.call.job(), total);
+                    engine.submitted();
+                });
+                return Ok(false);
+            }
+        }
+        drop(state);
+        engine.submitted();
+        Ok(true)
+    }
+}

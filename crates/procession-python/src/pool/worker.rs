@@ -1,0 +1,178 @@
+//! The worker's end.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use procession_core::{
+    channel::TakeError,
+    pool::{Definition, Port, Task, Verdict, Worker},
+};
+use pyo3::{
+    exceptions::{PyMemoryError, PyOSError, PyRuntimeError},
+    prelude::*,
+    types::{PyBytes, PyDict, PyTuple},
+};
+
+use super::{Mode, decode, encode, has_function, of_pool_module};
+use crate::wait::{Timeout, block};
+
+/// What a worker process is handed.
+#[pyclass(module = "procession._core", frozen)]
+#[derive(Debug)]
+pub(crate) struct PoolPort(Port);
+
+impl PoolPort {
+    pub(super) fn new(port: Port) -> Self {
+        Self(port)
+    }
+}
+
+#[pymethods]
+impl PoolPort {
+    /// What to hand over to a process that is not forked.
+    fn _share<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyTuple>)> {
+        let numbers = self.0.descriptors().map(|fd| fd.as_raw_fd());
+        Ok((PyBytes::new(py, b""), PyTuple::new(py, numbers)?))
+    }
+
+    /// From what another process handed over; takes the descriptors.
+    #[staticmethod]
+    #[allow(unsafe_code)]
+    fn _attach(_state: &[u8], fds: [RawFd; 4]) -> PyResult<Self> {
+        // SAFETY: whoever calls this gives the descriptors away.
+        let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(Self(Port::attach(fds)?))
+    }
+
+    /// Take the place of a worker in the pool.
+    fn enter(&self, place: usize) -> PyResult<PoolWorker> {
+        Ok(PoolWorker(Worker::enter(self.0.clone(), place)?))
+    }
+}
+
+/// A worker process's place in its pool.
+#[pyclass(module = "procession._core", frozen)]
+#[derive(Debug)]
+pub(crate) struct PoolWorker(Worker);
+
+#[pymethods]
+impl PoolWorker {
+    /// Do tasks, until the pool has no more or `most` are done. Returns how many it was.
+    #[pyo3(signature = (most = None))]
+    fn serve(&self, py: Python<'_>, most: Option<u64>) -> PyResult<u64> {
+        let mut functions = HashMap::new();
+        let mut done = 0;
+        self.0.ready();
+        while most.is_none_or(|most| done < most) {
+            let taken = block(py, Timeout::FOREVER, |wait| match self.0.take(wait) {
+                Err(TakeError::Wait(error)) => Err(error),
+                other => Ok(other),
+            })?;
+            let task = match taken {
+                Some(Ok(Some(task))) => task,
+                Some(Ok(None)) => break,
+                Some(Err(TakeError::Read(error))) => return Err(PyOSError::new_err(error.to_string())),
+                Some(Err(error)) => return Err(PyRuntimeError::new_err(error.to_string())),
+                None => continue,
+            };
+            self.run(py, &task, &mut functions)?;
+            done += 1;
+        }
+        Ok(done)
+    }
+}
+
+/// The functions this worker has been asked to call, by the numbers of their definitions.
+type Functions = HashMap<u32, Py<PyAny>>;
+
+impl PoolWorker {
+    /// Runs a task and sends what comes of it.
+    fn run(&self, py: Python<'_>, task: &Task, functions: &mut Functions) -> PyResult<()> {
+        let sent = match self.call(py, task, functions) {
+            Ok(value) => match encode(&value) {
+                Ok(pickle) => self.send(py, task, Verdict::Done, pickle.as_bytes()),
+                Err(error) => return self.report(py, task, "_unencodable_result", (error.into_value(py), value)),
+            },
+            Err(error) => return self.report(py, task, "_failure", (error.into_value(py),)),
+        };
+        match sent {
+            Err(error) if error.is_instance_of::<PyOSError>(py) => self.report(
+                py,
+                task,
+                "_unencodable_result",
+                (error.into_value(py), "a result too large for the memory"),
+            ),
+            other => other,
+        }
+    }
+
+    fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, payload: &[u8]) -> PyResult<()> {
+        if payload.len() < 1 << 16 {
+            return Ok(self.0.finish(task.id(), verdict, payload)?);
+        }
+        Ok(py.detach(|| self.0.finish(task.id(), verdict, payload))?)
+    }
+
+    /// Sends a failure, as `procession.pool` puts it into bytes.
+    fn report<'py>(
+        &self,
+        py: Python<'py>,
+        task: &Task,
+        how: &str,
+        about: impl pyo3::call::PyCallArgs<'py>,
+    ) -> PyResult<()> {
+        let payload = of_pool_module(py, how)?.call1(about)?;
+        self.send(py, task, Verdict::Failed, payload.cast::<PyBytes>()?.as_bytes())
+    }
+
+    fn call<'py>(&self, py: Python<'py>, task: &Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {
+        let mode =
+            Mode::from_number(task.mode()).ok_or_else(|| PyRuntimeError::new_err("a task of an unknown kind"))?;
+        let payload = decode(py, task.payload())?;
+        let (function, payload) = if has_function(task.definition()) {
+            (self.function(py, task.definition(), functions)?, payload)
+        } else {
+            payload.extract()?
+        };
+        match mode {
+            Mode::Call => match payload.cast::<PyTuple>() {
+                Ok(arguments) => function.call1(arguments),
+                Err(_) => function.call1(of_builtins_tuple(&payload)?),
+            },
+            Mode::CallWithKeywords => {
+                let (arguments, keywords): (Bound<'_, PyAny>, Bound<'_, PyAny>) = payload.extract()?;
+                let merged = PyDict::new(py);
+                merged.update(keywords.cast()?)?;
+                function.call(of_builtins_tuple(&arguments)?, Some(&merged))
+            }
+            Mode::Single => function.call1((payload,)),
+            Mode::Map => of_pool_module(py, "mapstar")?.call1(((function, payload),)),
+            Mode::StarMap => of_pool_module(py, "starmapstar")?.call1(((function, payload),)),
+        }
+    }
+
+    fn function<'py>(
+        &self,
+        py: Python<'py>,
+        definition: Definition,
+        functions: &mut Functions,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(function) = functions.get(&definition.number) {
+            return Ok(function.bind(py).clone());
+        }
+        let bytes = self.0.definition(definition).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+        let function = decode(py, &bytes)?;
+        functions.insert(definition.number, function.clone().unbind());
+        Ok(function)
+    }
+}
+
+/// Positional arguments may be given as any iterable.
+fn of_builtins_tuple<'py>(arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+    match arguments.cast::<PyTuple>() {
+        Ok(tuple) => Ok(tuple.clone()),
+        Err(_) => PyTuple::new(arguments.py(), arguments.try_iter()?.collect::<PyResult<Vec<_>>>()?),
+    }
+}

@@ -1,0 +1,602 @@
+"""Pools of worker processes, and of threads.
+
+Here are the names and the life of a pool: which workers there are, what replaces them, how it ends. Tasks and results
+are the engine's (`_core.PoolEngine`).
+"""
+
+import collections
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from _pickle import dumps, loads
+
+from . import _core, get_context, process, reduction, util
+from ._core import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult  # noqa: F401 (names of this module)
+from .context import ProcessError, TimeoutError, assert_spawning  # noqa: F401 (a name of this module)
+
+__all__ = ["Pool", "ThreadPool"]  # noqa: F822 (see __getattr__)
+
+INIT = "INIT"
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+
+AsyncResult = ApplyResult
+
+# How long a worker that is told to end may take before it is killed, in seconds.
+GRACE = 5.0
+# Up to so many items of a ready-made sequence are handed to the workers at once; other iterables by a thread.
+AT_ONCE = 4096
+# How many items that thread hands over before it looks around.
+HANDFUL = 64
+
+
+def __getattr__(name):
+    # The tests of the standard package, and few others, come for it.
+    if name == "ThreadPool":
+        from .thread_pool import ThreadPool
+
+        return globals().setdefault(name, ThreadPool)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def mapstar(args):
+    """What a worker does with a chunk of a map."""
+    func, chunk = args
+    return [*map(func, chunk)]
+
+
+def starmapstar(args):
+    """What a worker does with a chunk of a starmap."""
+    func, chunk = args
+    return [*itertools.starmap(func, chunk)]
+
+
+# Errors
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a worker, as the cause of the exception that it raised there."""
+
+    def __init__(self, tb):
+        self.tb = tb
+
+    def __str__(self):
+        return self.tb
+
+
+class ExceptionWithTraceback:
+    """An exception on its way to another process, where the traceback of this one becomes its cause."""
+
+    def __init__(self, exc, tb):
+        self.exc = exc
+        self.tb = _quoted("".join(traceback.format_exception(type(exc), exc, tb)))
+
+    def __reduce__(self):
+        return rebuild_exc, (self.exc, self.tb)
+
+
+def rebuild_exc(exc, tb):
+    """The exception of an `ExceptionWithTraceback`."""
+    exc.__cause__ = RemoteTraceback(tb)
+    return exc
+
+
+class MaybeEncodingError(Exception):
+    """A result, or what a task raised, can't be sent: `exc` and `value` tell why and what, as text."""
+
+    def __init__(self, exc, value):
+        self.exc = _described(exc)
+        self.value = _described(value)
+        super().__init__(self.exc, self.value)
+
+    def __str__(self):
+        return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
+
+    def __repr__(self):
+        return f"<{type(self).__name__}: {self}>"
+
+    def __reduce__(self):
+        return _without_init, (type(self), self.args, vars(self))
+
+
+class WorkerLostError(ProcessError):
+    """A worker ended, and a task with it.
+
+    `exitcode` is what it ended with (-N: signal N), `pid` and `worker` tell which process it was, and `task` is the
+    index of the task in its call: of the chunk, in a map.
+    """
+
+    def __init__(self, message, exitcode=None, pid=None, worker=None, task=None):
+        super().__init__(message)
+        self.exitcode, self.pid, self.worker, self.task = exitcode, pid, worker, task
+
+    def __reduce__(self):
+        return _without_init, (type(self), self.args, vars(self))
+
+
+def _quoted(text):
+    return f'\n"""\n{text}"""'
+
+
+def _described(value):
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} object, whose repr() raised {type(error).__name__}>"
+
+
+def _without_init(cls, args, attributes):
+    """An exception made anew without its `__init__`, which may want other arguments than the exception has."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+class _Bare:
+    """Stands for an exception in a pickle that is to be made anew without `__init__`."""
+
+    def __init__(self, error):
+        self._parts = type(error), error.args, vars(error)
+
+    def __reduce__(self):
+        return _without_init, self._parts
+
+
+def _survives(pickle, error):
+    return type(loads(pickle)) is type(error)
+
+
+def _failure(error):
+    """What a worker sends for a task that raised: the length of the traceback, the traceback, the exception."""
+    text = _quoted("".join(traceback.format_exception(error))).encode(errors="replace")
+    reason = None
+    for form in (error, _Bare(error)):
+        try:
+            pickle = reduction.ForkingPickler.dumps(form)
+            # The receiver's answer is not ours to see: whatever fails there is to fail here.
+            if _survives(pickle, error):
+                break
+        except Exception as problem:
+            reason = reason or problem
+    else:
+        pickle = dumps(MaybeEncodingError(reason, error))
+    return len(text).to_bytes(4, "little") + text + bytes(pickle)
+
+
+def _unencodable_result(error, value):
+    """What a worker sends for a result that it can't send."""
+    return bytes(4) + dumps(MaybeEncodingError(error, value))
+
+
+def _undecodable_result(error):
+    failed = MaybeEncodingError(error, "a result that can't be unpickled in the process that asked for it")
+    failed.__cause__ = error
+    return failed
+
+
+def _undecodable_error(error, text):
+    failed = MaybeEncodingError(error, "an exception that can't be unpickled in the process that asked for the result")
+    failed.__cause__ = RemoteTraceback(text)
+    return failed
+
+
+def _lost_task(how, func, task, taken):
+    """The error of a task whose worker is gone (`taken`), or that no worker is there to take."""
+    name, pid, exitcode, problem = how
+    worker = f"worker {name}" + (f" (pid {pid})" if pid is not None else "")
+    if problem:
+        end = f"{worker} could not be started: {problem}"
+    elif exitcode is None:
+        end = f"{worker} ended"
+    elif exitcode < 0:
+        end = f"{worker} was killed by {_signal_name(-exitcode)}"
+    else:
+        end = f"{worker} exited with code {exitcode}"
+    if taken:
+        named = getattr(func, "__qualname__", None) or type(func).__name__
+        message = f"{end} while it ran task {task} of a call of {named}; the other tasks are not affected"
+    else:
+        message = (
+            f"{end} before it was ready for tasks, as others before it, and the pool gave up: see their output for the "
+            "reason (an initializer that fails, a main module that can't be imported)"
+        )
+    return WorkerLostError(message, exitcode, pid, name, task)
+
+
+def _signal_name(number):
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _terminated_task():
+    return RuntimeError("the pool was terminated before the task was done")
+
+
+def _helper_reraises_exception(ex):
+    """Raises what it is given: a task that fails."""
+    raise ex
+
+
+# Workers
+
+
+class _Port:
+    """What a worker is handed: inherited by a fork, else pickled along with its descriptors."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def __getstate__(self):
+        assert_spawning(self)
+        state, fds = self.port._share()
+        return state, [reduction.DupFd(fd) for fd in fds]
+
+    def __setstate__(self, shared):
+        state, fds = shared
+        self.port = _core.PoolPort._attach(state, [fd.detach() for fd in fds])
+
+
+def _ignore(signum, frame):
+    """Ctrl-C in a terminal goes to the workers as well; it is for the parent to say what becomes of them."""
+
+
+def worker(port, place, initializer=None, initargs=(), maxtasks=None, wrap_exception=True):
+    """The life of a worker process: does tasks until there are no more."""
+    if maxtasks is not None and not (isinstance(maxtasks, int) and maxtasks >= 1):
+        raise AssertionError(f"Maxtasks {maxtasks!r} is not valid")
+    # A handler, and not SIG_IGN, which programs that a task starts would inherit.
+    signal.signal(signal.SIGINT, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if not process.current_process().daemon:
+        process._end_with_parent()
+    place = port.port.enter(place)
+    if initializer is not None:
+        initializer(*initargs)
+    done = place.serve(maxtasks)
+    util.debug("worker exiting after %d tasks", done)
+
+
+def report_exception():
+    """Have the exception that is being handled reported as one that ends a thread is."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+
+class Feeder:
+    """A thread that hands the items of iterables to the workers. It is started when there is something to feed."""
+
+    def __init__(self):
+        self.over = False
+        self._feeds = collections.deque()
+        self._lock = threading.Lock()
+        self._thread = None
+
+    def feed(self, feed):
+        """Have the thread call `feed.feed(count)` until that returns False."""
+        with self._lock:
+            self._feeds.append(feed)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="PoolFeeder", daemon=True)
+                self._thread.start()
+
+    def _run(self):
+        # All have their turn: one may be without end.
+        while (feed := self._next()) is not None:
+            try:
+                more = feed.feed(HANDFUL)
+            except BaseException:
+                report_exception()
+                more = False
+            if not more:
+                with self._lock:
+                    self._feeds.remove(feed)
+            feed = None
+
+    def _next(self):
+        with self._lock:
+            if self.over or not self._feeds:
+                self._thread = None
+                return None
+            self._feeds.rotate(-1)
+            return self._feeds[-1]
+
+
+class _Crew:
+    """The workers of a pool, and the threads that attend to it. They live on when the pool object is gone."""
+
+    def __init__(self, pool, engine, start_process):
+        self.engine = engine
+        self.workers = pool._pool
+        self._start_process = start_process
+        self._places = {}
+        self._lock = threading.RLock()
+        self._thread = None
+        self._feeder = Feeder()
+        self.feed = self._feeder.feed
+
+    def fill(self, count):
+        """Start workers until there are `count`. Raises what starting one raises."""
+        with self._lock:
+            started = []
+            try:
+                while len(self.workers) < count:
+                    place = self.engine.hire()
+                    if place is None:
+                        break
+                    try:
+                        worker = self._start_process(place)
+                    except BaseException as error:
+                        self.engine.retire(place, dumps(("of the pool", None, None, _described(error))))
+                        raise
+                    self.workers.append(worker)
+                    started.append((place, worker))
+            finally:
+                for place, worker in started:
+                    # Processes of others' making may have no sentinel; they are not watched then.
+                    sentinel = getattr(worker, "sentinel", None)
+                    if isinstance(sentinel, int):
+                        self._places[place] = worker
+                        self.engine.watch(place, sentinel)
+
+    def attend(self):
+        """Start the thread that calls callbacks and replaces workers."""
+        self._thread = threading.Thread(target=self._attend, name="PoolAttendant", daemon=True)
+        self._thread.start()
+
+    def _attend(self):
+        while (event := self.engine.run()) is not None:
+            try:
+                if isinstance(event, int):
+                    self._replace(event)
+                else:
+                    event._conclude()
+            except BaseException:
+                # A callback that raises is reported, and the pool goes on.
+                report_exception()
+            # Nothing is kept while waiting.
+            event = None
+
+    def _replace(self, place):
+        with self._lock:
+            worker = self._places.pop(place)
+            count = len(self.workers)
+            self.workers[:] = [other for other in self.workers if other is not worker]
+            worker.join()
+            util.debug("worker %s ended with exit code %s", worker.name, worker.exitcode)
+            reaction = self.engine.retire(place, dumps((worker.name, worker.pid, worker.exitcode, None)))
+            pause = 0.0
+            while reaction == "replace":
+                try:
+                    self.fill(count)
+                    break
+                except Exception as error:
+                    # For want of memory or processes, most likely.
+                    pause = min(pause + 0.1, 1.0)
+                    time.sleep(pause)
+                    problem = dumps((worker.name, None, None, _described(error)))
+                    place = self.engine.hire()
+                    reaction = "shrink" if place is None else self.engine.retire(place, problem)
+
+    def terminate(self):
+        """End it all, whatever is under way. Takes a bounded time."""
+        if not self.engine.belongs_here():
+            return
+        self._feeder.over = True
+        self.engine.terminate()
+        with self._lock:
+            workers = [*self.workers]
+        for worker in workers:
+            if worker.exitcode is None:
+                worker.terminate()
+        deadline = time.monotonic() + GRACE
+        if self._thread is not None and self._thread is not threading.current_thread():
+            # It may be in a callback.
+            self._thread.join(GRACE)
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.exitcode is None:
+                # It ignores SIGTERM, or does not get to it.
+                util.info("killing %s, which did not end when told to", worker.name)
+                worker.kill()
+                worker.join()
+
+    def join(self):
+        """Wait until the threads and the workers have ended."""
+        self._thread.join()
+        for worker in self.workers:
+            worker.join()
+
+
+class Pool:
+    """Worker processes that calls are handed to."""
+
+    _wrap_exception = True
+
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        """A process object of the pool's context."""
+        return ctx.Process(*args, **kwds)
+
+    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
+        self._pool = []
+        self._state = INIT
+        self._ctx = context or get_context()
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        if processes is None:
+            # From 3.13 on, those this process may use.
+            processes = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and not (isinstance(maxtasksperchild, int) and maxtasksperchild > 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = processes
+        self._set_up()
+        self._state = RUN
+
+    def _set_up(self):
+        self._engine = _core.PoolEngine(self._processes)
+        self._crew = _Crew(self, self._engine, self._process_starter())
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            for worker in self._pool:
+                if worker.exitcode is None:
+                    worker.terminate()
+            for worker in self._pool:
+                worker.join()
+            raise
+        self._crew.attend()
+        # The object's own end is `__del__`; this is the end of the process.
+        self._terminate = util.Finalize(None, self._crew.terminate, exitpriority=15)
+
+    def _process_starter(self):
+        # Without the pool in it, which would never be collected.
+        ctx, make = self._ctx, self.Process
+        port = _Port(self._engine.port())
+        rest = self._initializer, self._initargs, self._maxtasksperchild, self._wrap_exception
+
+        def start(place):
+            made = make(ctx, target=worker, args=(port, place, *rest))
+            made.name = made.name.replace("Process", "PoolWorker")
+            made.daemon = True
+            # A Ctrl-C that comes before the worker is ready for it waits until it is.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                made.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            util.debug("added worker")
+            return made
+
+        return start
+
+    def _repopulate_pool(self):
+        """Start workers until there are as many as there should be."""
+        self._crew.fill(self._processes)
+
+    def __del__(self, _warn=warnings.warn, RUN=RUN):
+        if self._state == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+            # What is under way is finished; then the workers and the thread end by themselves.
+            self._engine.close()
+
+    def __repr__(self):
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __enter__(self):
+        self._check_running()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+    def _check_running(self):
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    @property
+    def _cache(self):
+        """As long as there are calls under way, and empty otherwise: all that others look for in it."""
+        return range(self._engine.jobs())
+
+    def apply(self, func, args=(), kwds={}):  # noqa: B006 (the standard package's signature; it is not changed)
+        """Call `func(*args, **kwds)` in a worker; returns what it returns, raises what it raises."""
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        return self._engine.apply_async(self, func, args, kwds).get()
+
+    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):  # noqa: B006
+        """As `apply()`, without waiting: returns an AsyncResult."""
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        return self._engine.apply_async(self, func, args, kwds, callback, error_callback)
+
+    def map(self, func, iterable, chunksize=None):
+        """A list of `func(item)` for each item."""
+        return self._map_async(func, iterable, False, chunksize).get()
+
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """As `map()`, without waiting: returns an AsyncResult."""
+        return self._map_async(func, iterable, False, chunksize, callback, error_callback)
+
+    def starmap(self, func, iterable, chunksize=None):
+        """A list of `func(*item)` for each item."""
+        return self._map_async(func, iterable, True, chunksize).get()
+
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """As `starmap()`, without waiting: returns an AsyncResult."""
+        return self._map_async(func, iterable, True, chunksize, callback, error_callback)
+
+    def _map_async(self, func, iterable, star, chunksize=None, callback=None, error_callback=None):
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is None:
+            # Four chunks for each worker.
+            chunksize = -(-len(iterable) // (len(self._pool) * 4 or 1))
+        elif chunksize < 1 and len(iterable):
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        if not len(iterable):
+            iterable = ()
+        return self._engine.map_async(self, func, iterable, max(chunksize, 1), star, callback, error_callback)
+
+    def imap(self, func, iterable, chunksize=1):
+        """An iterator over `func(item)` for each item, in order. The items are taken in the background."""
+        return self._imap(func, iterable, chunksize, True)
+
+    def imap_unordered(self, func, iterable, chunksize=1):
+        """As `imap()`, in whatever order the results come."""
+        return self._imap(func, iterable, chunksize, False)
+
+    def _imap(self, func, iterable, chunksize, ordered):
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        results, feed = self._engine.stream(self, func, iterable, chunksize, ordered)
+        if type(iterable) in (list, tuple, range) and len(iterable) <= AT_ONCE:
+            while feed.feed(AT_ONCE):
+                pass
+        else:
+            self._crew.feed(feed)
+        if chunksize == 1:
+            return results
+        return (item for chunk in results for item in chunk)
+
+    def close(self):
+        """No more calls are taken; when all is done the workers end."""
+        util.debug("closing pool")
+        if self._state == RUN:
+            self._state = CLOSE
+            self._engine.close()
+
+    def terminate(self):
+        """End the workers now, whatever they are doing."""
+        util.debug("terminating pool")
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self):
+        """Wait until the workers have ended. The pool must be closed or terminated."""
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        self._crew.join()
+        self._terminate.cancel()
