@@ -117,6 +117,7 @@ if __name__ == "__main__":
     r, w = mp.Pipe(duplex=False)
     p = mp.Process(target=child, args=(Thing(4), w))
     p.start()
+    w.close()
     print(r.recv())
     p.join()
     print(p.exitcode)

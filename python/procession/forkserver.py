@@ -66,18 +66,27 @@ class ForkServer:
                 pass
 
     def _launch(self):
+        import signal
+
         ours, servers = _core.message_sockets()
         try:
             handles = {"control": servers, "life": _core.life_sentinel(), "data": self._pickled_for_server()}
             try:
                 if spawn._taken_over():
                     handles["takeover"] = 1
+                if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+                    handles["blocked"] = 1
                 arguments = ", ".join(f"{name}={value}" for name, value in handles.items())
                 program = f"from {__name__} import main; main({arguments})"
                 executable = spawn.get_executable()
                 command = [executable, *util._args_from_interpreter_flags(), "-c", program]
                 passed = [handles[name] for name in ("control", "life", "data")]
-                self._forkserver_pid = util.spawnv_passfds(executable, command, passed)
+                # A Ctrl-C from now on waits until the server ignores it.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+                try:
+                    self._forkserver_pid = util.spawnv_passfds(executable, command, passed)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
             finally:
                 os.close(handles["data"])
         except BaseException:
@@ -181,12 +190,14 @@ def _receive_descriptors(socket):
 # The server itself
 
 
-def main(control, life, data, takeover=0):
+def main(control, life, data, takeover=0, blocked=0):
     """Be the fork server."""
     import signal
 
     # Ctrl-C is for the program; the children get the handler back.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not blocked:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # Importing the main module may take its time, in which nobody looks whether the program still runs.
     _core.follow(life)
     if takeover:

@@ -53,7 +53,8 @@ class BaseProcess:
     _popen = None
     _closed = False
 
-    def _Popen(self):
+    @staticmethod
+    def _Popen(process_obj):
         raise NotImplementedError("a process class belongs to a start method: take the Process of a context")
 
     def __init__(self, group=None, target=None, name=None, args=(), kwargs=None, *, daemon=None):
