@@ -227,7 +227,7 @@ class ShareableList:
 
     def _read_layout(self):
         # Whatever has this name may not be a list.
-        self._list_len = len(self)
+        (self._list_len,) = struct.unpack_from("q", self.shm.buf, 0)
         if not 0 <= self._list_len <= self.shm.size // (3 * _WORD + 1):
             raise ValueError(f"the shared memory {self.shm.name!r} does not hold a ShareableList")
         self._allocated_offsets = list(struct.unpack_from(self._format_size_metainfo, self.shm.buf, _WORD))
