@@ -48,6 +48,8 @@ class Server:
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
         Listener, _ = listener_client[serializer]
+        # XML has no exceptions.
+        self._errors_as_text = serializer == "xmlrpclib"
         # Without a key: a connection is authenticated in the thread that serves it, so that none holds up the others.
         self.listener = Listener(address=address, backlog=128)
         self.address = self.listener.address
@@ -128,7 +130,10 @@ class Server:
         try:
             data = wire.dumps(message)
         except Exception:
-            data = wire.dumps((kind_of_failure, traceback.format_exc()))
+            text = traceback.format_exc()
+            if message[0] == "#ERROR":
+                text = f"{''.join(traceback.format_exception(message[1]))}\nThe exception can't be sent:\n\n{text}"
+            data = wire.dumps((kind_of_failure, text))
         try:
             wire.send(data)
         except Exception as error:
@@ -184,7 +189,7 @@ class Server:
                 try:
                     result = method(*args, **kwds)
                 except Exception as error:
-                    return _error_message(error)
+                    return _error_message(error, self._errors_as_text)
                 typeid = method_to_typeid and method_to_typeid.get(name)
                 if not typeid:
                     return "#RETURN", result
@@ -345,9 +350,11 @@ class Server:
             del gone
 
 
-def _error_message(error):
+def _error_message(error, as_text):
     """The message for an exception: itself, if the client can have it."""
     kind = type(error)
+    if as_text:
+        return "#TRACEBACK", "".join(traceback.format_exception(error))
     if kind.__init__ is not Exception.__init__ and kind.__module__ != "builtins":
         # Many with an `__init__` of their own can be pickled and not unpickled.
         try:
