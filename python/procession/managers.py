@@ -67,7 +67,8 @@ def rebuild_as_list(obj):
 
 
 reduction.register(array.array, reduce_array)
-view_types = [type(view) for view in ({}.items(), {}.keys(), {}.values())]
+_nothing: dict = {}
+view_types = [type(view) for view in (_nothing.items(), _nothing.keys(), _nothing.values())]
 for _view_type in view_types:
     reduction.register(_view_type, rebuild_as_list)
 

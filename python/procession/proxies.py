@@ -49,7 +49,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """A proxy of a lock or a semaphore."""
 
-    _exposed_ = ("acquire", "release", "locked")
+    _exposed_: tuple[str, ...] = ("acquire", "release", "locked")
 
     def acquire(self, blocking=True, timeout=None):
         """Take it; waits at most `timeout` seconds. Returns whether it was taken."""
@@ -183,7 +183,9 @@ class ValueProxy(BaseProxy):
         return self._callmethod("set", (value,))
 
     value = property(get, set)
-    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __class_getitem__(cls, item):
+        return types.GenericAlias(cls, item)
 
 
 def _names(text):
@@ -199,7 +201,7 @@ BaseListProxy = MakeProxyType(
 )
 
 
-class ListProxy(BaseListProxy):
+class ListProxy(BaseListProxy):  # type: ignore[misc, valid-type]
     """A proxy of a list."""
 
     def __iadd__(self, items):
@@ -210,7 +212,8 @@ class ListProxy(BaseListProxy):
         self._callmethod("__imul__", (times,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    def __class_getitem__(cls, item):
+        return types.GenericAlias(cls, item)
 
 
 MutableSequence.register(BaseListProxy)
@@ -225,14 +228,15 @@ _BaseDictProxy = MakeProxyType(
 _BaseDictProxy._method_to_typeid_ = dict.fromkeys(("__iter__", "__reversed__"), "Iterator")
 
 
-class DictProxy(_BaseDictProxy):
+class DictProxy(_BaseDictProxy):  # type: ignore[misc, valid-type]
     """A proxy of a dict."""
 
     def __ior__(self, other):
         self._callmethod("update", (other,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    def __class_getitem__(cls, item):
+        return types.GenericAlias(cls, item)
 
 
 MutableMapping.register(_BaseDictProxy)
@@ -261,14 +265,16 @@ def _in_place(operator, method):
     return change
 
 
-class SetProxy(_BaseSetProxy):
+class SetProxy(_BaseSetProxy):  # type: ignore[misc, valid-type]
     """A proxy of a set."""
 
     __ior__ = _in_place("__ior__", "update")
     __iand__ = _in_place("__iand__", "intersection_update")
     __isub__ = _in_place("__isub__", "difference_update")
     __ixor__ = _in_place("__ixor__", "symmetric_difference_update")
-    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __class_getitem__(cls, item):
+        return types.GenericAlias(cls, item)
 
 
 MutableSet.register(_BaseSetProxy)
@@ -285,7 +291,7 @@ BasePoolProxy._method_to_typeid_ = {
 }
 
 
-class PoolProxy(BasePoolProxy):
+class PoolProxy(BasePoolProxy):  # type: ignore[misc, valid-type]
     """A proxy of a pool."""
 
     def __enter__(self):

@@ -352,7 +352,8 @@ class ShareableList:
                 return position
         raise ValueError(f"{value!r} not in this container")
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    def __class_getitem__(cls, item):
+        return types.GenericAlias(cls, item)
 
 
 def _encoded(item):

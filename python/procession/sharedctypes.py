@@ -142,7 +142,7 @@ def rebuild_ctype(type_, wrapper, length):
 # Wrappers
 
 prop_cache = {}
-class_cache = weakref.WeakKeyDictionary()
+class_cache: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
 def make_property(name):
