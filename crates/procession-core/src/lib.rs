@@ -6,7 +6,7 @@
 //!
 //! * [`memory`]: segments of shared memory and the small blocks in them
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes
-//! * [`channel`]: rings of messages, and queues on them
+//! * [`channel`]: rings of messages and queues on them; connections and pipes
 //! * [`process`]: who a process is, starting one, and noticing its end
 //!
 //! # Blocking

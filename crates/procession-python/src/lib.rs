@@ -6,6 +6,7 @@
 mod acquire;
 mod barrier;
 mod condition;
+mod connection;
 mod event;
 mod handle;
 mod late;
@@ -24,6 +25,8 @@ pub mod _core {
 
     use crate::method;
 
+    #[pymodule_export]
+    use super::connection::{Connection, one_way_pipe, pipe, wait};
     #[pymodule_export]
     use super::pool::{
         ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolEngine, PoolFeed, PoolPort, PoolWorker,

@@ -18,6 +18,8 @@ pub(crate) struct Timeout(Option<Duration>);
 impl Timeout {
     /// Without end.
     pub(crate) const FOREVER: Self = Self(None);
+    /// Nothing is waited for.
+    pub(crate) const NOW: Self = Self(Some(Duration::ZERO));
 
     /// The moment at which a wait that begins `now` ends, if it does.
     pub(crate) fn deadline(self, now: Instant) -> Option<Instant> {

@@ -1,14 +1,22 @@
-//! Rings of messages in shared memory, and the queues on them.
+//! Ways for messages between processes: rings in shared memory and the queues on them, and connections over descriptors.
 //!
-//! PROTOCOL.md beside this file tells the scenarios that the comments name.
+//! PROTOCOL.md beside this file tells the scenarios that the comments name; CONNECTION.md those of connections.
 
+mod connection;
+mod descriptor;
+mod frame;
 mod layout;
+mod pipe;
 mod published;
 mod ring;
 mod sleepers;
 mod spill;
+mod wait;
 
+pub use connection::{Connection, ConnectionError, Incoming, Outgoing};
+pub use pipe::{one_way_pipe, pipe};
 pub use ring::{Delivered, Message, PutError, Ring, TakeError};
+pub use wait::wait;
 
 /// A place where a kill test may have the process killed; nothing otherwise.
 #[cfg(not(all(test, not(loom))))]

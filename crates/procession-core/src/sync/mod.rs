@@ -19,5 +19,5 @@ pub use event::Event;
 pub use lock::{Acquired, Lock, LockWord, NotHeld};
 pub use rlock::{NotOwner, RLock};
 pub use semaphore::{AtMaximum, Semaphore};
-pub(crate) use wait::{Slices, spin};
+pub(crate) use wait::{Slices, one_core, spin};
 pub use wait::{Wait, WaitError};

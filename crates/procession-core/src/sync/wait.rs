@@ -156,6 +156,11 @@ pub(crate) fn spin(mut done: impl FnMut() -> bool) -> bool {
     false
 }
 
+/// Whether this process has one core only: looking again and again then keeps from running whoever is waited for.
+pub(crate) fn one_core() -> bool {
+    spin_limit() == 0
+}
+
 #[cfg(loom)]
 fn spin_limit() -> u32 {
     0

@@ -1,4 +1,5 @@
 //! What is Linux's own, behind small functions: another system is another file here.
 
 pub(crate) mod futex;
+pub(crate) mod io;
 pub(crate) mod poll;

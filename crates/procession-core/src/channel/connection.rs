@@ -1,0 +1,606 @@
+//! A connection: messages of bytes over a descriptor. The protocol is described in `CONNECTION.md`.
+#![allow(unsafe_code)]
+
+use std::{
+    cell::Cell,
+    io::{self, ErrorKind, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{IntoRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+};
+
+use super::{
+    descriptor::{Descriptor, InUse},
+    frame::{self, Decoded, Header},
+    wait::poll_one,
+};
+use crate::{
+    sync::{Wait, WaitError, one_core},
+    sys::io::{self as sys, Blocking},
+};
+
+/// The first packet of a message holds at most this many bytes, its header included (*Packets*).
+const FIRST_PACKET: usize = 64 * 1024;
+/// A further packet of a message holds at most this many.
+const NEXT_PACKET: usize = 128 * 1024;
+/// A packet is not made smaller than this, however small the socket's buffer is.
+const LEAST_PACKET: usize = 512;
+/// The most that one system call is asked to move: the kernel's own limit is a page less than 2 GiB.
+const MOST_AT_ONCE: usize = 1 << 30;
+
+/// Why a message was not sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The connection was closed on this side.
+    #[error("handle is closed")]
+    Closed,
+    /// The other side is closed, and all its messages were received.
+    #[error("the other end of the connection was closed")]
+    Ended,
+    /// The other side ended in the middle of a message.
+    #[error("got end of file during message")]
+    Truncated,
+    /// What was received is not a message.
+    #[error("bad message length")]
+    BadLength,
+    /// An earlier call gave up in the middle of a message.
+    #[error("an earlier message was interrupted half way, so the connection is out of step: close it")]
+    OutOfStep,
+    /// The wait ended.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// The system's error.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+/// Whether a step may sleep, and how long.
+enum How<'a, 'w> {
+    Now,
+    Wait(&'a mut Wait<'w>),
+}
+
+/// What a descriptor is, as far as moving bytes is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    /// Keeps the boundaries of what was sent: a message is one packet or more.
+    Packets,
+    /// A socket without boundaries.
+    Stream,
+    /// A pipe, terminal or file.
+    File,
+}
+
+impl Kind {
+    fn of(fd: RawFd) -> Self {
+        match sys::socket_type(fd) {
+            Ok(libc::SOCK_SEQPACKET) => Self::Packets,
+            Ok(_) => Self::Stream,
+            Err(_) => Self::File,
+        }
+    }
+}
+
+/// One end of a connection: sends and receives messages of bytes.
+///
+/// All calls may come from any thread. Messages that fit one packet ([`pipe`](super::pipe)) are atomic: several threads
+/// and processes may send over one end. Two senders of larger messages, or of any over a stream, have to take turns, and
+/// so have receivers.
+///
+/// After a fork both processes have the connection, as the kernel's rules are. Dropping it closes the descriptor.
+#[derive(Debug)]
+pub struct Connection {
+    descriptor: Descriptor,
+    /// A [`Kind`], found out when the descriptor is given.
+    kind: AtomicU8,
+    sending_broken: AtomicBool,
+    receiving_broken: AtomicBool,
+    patience: Patience,
+}
+
+impl From<OwnedFd> for Connection {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self::from_number(descriptor.into_raw_fd())
+    }
+}
+
+impl Connection {
+    /// Over a descriptor given by its number, which is taken over: socket, pipe, or what else can be read and written.
+    ///
+    /// A number that is not open is found out by the first call.
+    pub fn from_number(fd: RawFd) -> Self {
+        Self {
+            descriptor: Descriptor::new(fd),
+            kind: AtomicU8::new(Kind::of(fd) as u8),
+            sending_broken: AtomicBool::new(false),
+            receiving_broken: AtomicBool::new(false),
+            patience: Patience::new(),
+        }
+    }
+
+    /// The number of the descriptor; `None` if closed.
+    pub fn number(&self) -> Option<RawFd> {
+        self.descriptor.number()
+    }
+
+    /// Closes it. A call that another thread has under way is not ended by that.
+    ///
+    /// # Errors
+    ///
+    /// That of close(2); the connection is closed nevertheless. None if it was closed already.
+    pub fn close(&self) -> io::Result<()> {
+        self.descriptor.close()
+    }
+
+    /// Gives the descriptor away: the connection is closed for this object, but not for the system.
+    pub fn detach(&self) -> Option<RawFd> {
+        self.descriptor.detach()
+    }
+
+    /// Goes on with another descriptor; the present one is not closed.
+    pub fn replace_number(&self, fd: RawFd) {
+        self.kind.store(Kind::of(fd) as u8, Ordering::Relaxed);
+        self.sending_broken.store(false, Ordering::Relaxed);
+        self.receiving_broken.store(false, Ordering::Relaxed);
+        self.descriptor.replace(fd);
+    }
+
+    /// Begins to send a message. Nothing is sent before [`Outgoing::try_finish`] or [`Outgoing::finish`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Closed`], [`ConnectionError::OutOfStep`].
+    pub fn sending<'a>(&'a self, body: &'a [u8]) -> Result<Outgoing<'a>, ConnectionError> {
+        let in_use = self.enter(&self.sending_broken)?;
+        let header = Header::new(body.len());
+        Ok(Outgoing { connection: self, in_use, header, body, sent: 0, largest: NEXT_PACKET, failed: false })
+    }
+
+    /// Sends a message: blocks while the other side doesn't make room for it.
+    ///
+    /// ```
+    /// use procession_core::{channel, sync::Wait};
+    ///
+    /// let (ours, theirs) = channel::pipe()?;
+    /// ours.send(b"hello", &mut Wait::forever())?;
+    /// assert_eq!(theirs.receive(&mut Wait::forever())?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Outgoing::finish`].
+    pub fn send(&self, body: &[u8], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
+        self.sending(body)?.finish(wait)
+    }
+
+    /// Begins to receive a message. Nothing is taken before [`Incoming::try_length`] or [`Incoming::length`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Closed`], [`ConnectionError::OutOfStep`].
+    pub fn receiving(&self) -> Result<Incoming<'_>, ConnectionError> {
+        let in_use = self.enter(&self.receiving_broken)?;
+        Ok(Incoming {
+            connection: self,
+            in_use,
+            early: Early::take(),
+            have: 0,
+            header: 0,
+            length: None,
+            done: 0,
+            failed: false,
+        })
+    }
+
+    /// Receives a message: blocks until there is one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Incoming::length`] and [`Incoming::finish`].
+    pub fn receive(&self, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
+        let mut incoming = self.receiving()?;
+        let length = incoming.length(wait)?;
+        let mut body = Vec::new();
+        // A length that was announced is not yet memory: an absurd one is an error, not an abort.
+        body.try_reserve_exact(length).map_err(|_| ConnectionError::BadLength)?;
+        incoming.finish(&mut body.spare_capacity_mut()[..length], wait)?;
+        // SAFETY: `finish` has filled the first `length` bytes of the capacity.
+        unsafe { body.set_len(length) };
+        Ok(body)
+    }
+
+    /// Waits until something can be received, the end included. False if the time is over.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Closed`], [`ConnectionError::Wait`] if interrupted, [`ConnectionError::Io`].
+    pub fn poll(&self, wait: &mut Wait<'_>) -> Result<bool, ConnectionError> {
+        let in_use = self.descriptor.get().ok_or(ConnectionError::Closed)?;
+        match poll_one(in_use.number(), libc::POLLIN, wait) {
+            Ok(()) => Ok(true),
+            Err(ConnectionError::Wait(WaitError::TimedOut)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn enter(&self, broken: &AtomicBool) -> Result<InUse<'_>, ConnectionError> {
+        let in_use = self.descriptor.get().ok_or(ConnectionError::Closed)?;
+        if broken.load(Ordering::Relaxed) { Err(ConnectionError::OutOfStep) } else { Ok(in_use) }
+    }
+
+    fn kind(&self) -> Kind {
+        const PACKETS: u8 = Kind::Packets as u8;
+        const STREAM: u8 = Kind::Stream as u8;
+        match self.kind.load(Ordering::Relaxed) {
+            PACKETS => Kind::Packets,
+            STREAM => Kind::Stream,
+            _ => Kind::File,
+        }
+    }
+
+    /// One call that may move bytes: `None` if it would have to wait and may not.
+    ///
+    /// Before a message has begun, the call itself sleeps, which saves a system call. In the middle of one it is polled in
+    /// slices: a signal that interrupts such a call after it has moved something is not told, and would wait with us.
+    fn attempt(
+        &self,
+        fd: RawFd,
+        towards: Towards,
+        begun: bool,
+        how: &mut How<'_, '_>,
+        mut call: impl FnMut(Blocking) -> io::Result<usize>,
+    ) -> Result<Option<usize>, ConnectionError> {
+        let mut looks = if towards == Towards::Us { self.patience.get() } else { 0 };
+        let hoped = looks > 0;
+        let mut slept = false;
+        let mut blocking = Blocking::No;
+        loop {
+            let error = match call(blocking) {
+                Ok(moved) => {
+                    if hoped {
+                        self.patience.end(looks, slept);
+                    }
+                    return Ok(Some(moved));
+                }
+                Err(error) => error,
+            };
+            match (error.kind(), &mut *how) {
+                (ErrorKind::Interrupted, How::Wait(wait)) => wait.signalled()?,
+                (ErrorKind::Interrupted, How::Now) => {}
+                (ErrorKind::WouldBlock, How::Now) => return Ok(None),
+                (ErrorKind::WouldBlock, How::Wait(_)) if looks > 0 => {
+                    looks -= 1;
+                    std::hint::spin_loop();
+                }
+                (ErrorKind::WouldBlock, How::Wait(wait)) => {
+                    slept = true;
+                    // A descriptor that somebody made non-blocking does not even sleep when asked to: it is polled.
+                    if !begun && blocking == Blocking::No && wait.deadline().is_none() {
+                        blocking = Blocking::Yes;
+                        continue;
+                    }
+                    poll_one(fd, towards.event(), wait)?;
+                    // Not every file can be asked not to block, so they aren't: there is something now.
+                    blocking = if self.kind() == Kind::File { Blocking::Yes } else { Blocking::No };
+                }
+                _ => return Err(ConnectionError::Io(error)),
+            }
+        }
+    }
+
+    /// Takes what is there, at most the buffer's length (a packet may turn out to be longer).
+    fn take(
+        &self,
+        fd: RawFd,
+        begun: bool,
+        how: &mut How<'_, '_>,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Option<usize>, ConnectionError> {
+        self.attempt(fd, Towards::Us, begun, how, |blocking| match self.kind() {
+            Kind::Packets => sys::receive_packet(fd, buffer, blocking),
+            Kind::Stream => sys::receive(fd, buffer, blocking),
+            Kind::File => sys::read(fd, buffer, blocking),
+        })
+    }
+}
+
+/// Which way bytes move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Towards {
+    Us,
+    Them,
+}
+
+impl Towards {
+    fn event(self) -> i16 {
+        match self {
+            Self::Us => libc::POLLIN,
+            Self::Them => libc::POLLOUT,
+        }
+    }
+}
+
+/// A message on its way out. If it is dropped with only a part sent, the connection sends no more: its receiver would
+/// take the next message for the rest of this one.
+#[derive(Debug)]
+#[must_use = "nothing was sent as yet"]
+pub struct Outgoing<'a> {
+    connection: &'a Connection,
+    in_use: InUse<'a>,
+    header: Header,
+    body: &'a [u8],
+    /// Bytes of header and body the kernel has taken.
+    sent: usize,
+    /// The largest packet that the socket takes.
+    largest: usize,
+    failed: bool,
+}
+
+impl Outgoing<'_> {
+    /// Sends as much as goes without waiting. True if that was all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Io`], with `EPIPE` if nobody can receive it any more.
+    pub fn try_finish(&mut self) -> Result<bool, ConnectionError> {
+        self.run(&mut How::Now)
+    }
+
+    /// Sends what is left; blocks while the other side doesn't make room.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_finish`](Self::try_finish), and [`ConnectionError::Wait`].
+    pub fn finish(&mut self, wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
+        self.run(&mut How::Wait(wait)).map(|finished| debug_assert!(finished))
+    }
+
+    fn run(&mut self, how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
+        let (fd, connection) = (self.in_use.number(), self.connection);
+        let head = self.header.as_bytes();
+        while self.sent < head.len() + self.body.len() {
+            let header = &head[self.sent.min(head.len())..];
+            let body = &self.body[self.sent.saturating_sub(head.len())..];
+            let most = match connection.kind() {
+                Kind::Packets if self.sent == 0 => self.largest.min(FIRST_PACKET),
+                Kind::Packets => self.largest,
+                Kind::Stream | Kind::File => MOST_AT_ONCE,
+            };
+            let pieces = [IoSlice::new(header), IoSlice::new(&body[..body.len().min(most - header.len())])];
+            let call = |blocking| match connection.kind() {
+                Kind::File => sys::write(fd, &pieces, blocking),
+                Kind::Packets | Kind::Stream => sys::send(fd, &pieces, blocking),
+            };
+            match connection.attempt(fd, Towards::Them, self.sent > 0, how, call) {
+                Ok(Some(moved)) => self.sent += moved,
+                Ok(None) => return Ok(false),
+                // The socket's buffer is smaller than this packet: smaller ones have to do.
+                Err(ConnectionError::Io(error))
+                    if error.raw_os_error() == Some(libc::EMSGSIZE) && most > LEAST_PACKET =>
+                {
+                    self.largest = most / 2;
+                }
+                Err(error) => {
+                    self.failed = matches!(error, ConnectionError::Io(_));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Outgoing<'_> {
+    fn drop(&mut self) {
+        let part = self.sent > 0 && self.sent < self.header.as_bytes().len() + self.body.len();
+        // After an error of the system the next call gets its own error, which says more.
+        if part && !self.failed {
+            self.connection.sending_broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A message on its way in: first its length, then its body. If it is dropped in between, the connection receives no
+/// more: the rest would be taken for the next message.
+#[derive(Debug)]
+#[must_use = "nothing was received as yet"]
+pub struct Incoming<'a> {
+    connection: &'a Connection,
+    in_use: InUse<'a>,
+    early: Early,
+    /// Bytes in `early`: the header, and of a packet what came with it.
+    have: usize,
+    header: usize,
+    length: Option<usize>,
+    /// Bytes of the body that are in their place.
+    done: usize,
+    failed: bool,
+}
+
+impl Incoming<'_> {
+    /// The length of the next message, if there is one already.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Ended`], [`ConnectionError::Truncated`], [`ConnectionError::BadLength`] or
+    /// [`ConnectionError::Io`].
+    pub fn try_length(&mut self) -> Result<Option<usize>, ConnectionError> {
+        self.head(&mut How::Now)
+    }
+
+    /// The length of the next message; blocks until it is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_length`](Self::try_length), and [`ConnectionError::Wait`].
+    pub fn length(&mut self, wait: &mut Wait<'_>) -> Result<usize, ConnectionError> {
+        let length = self.head(&mut How::Wait(wait))?;
+        Ok(length.unwrap_or_default())
+    }
+
+    /// Fills `body`, which has exactly the length of the message, with as much as is there. True if that was all.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Truncated`], [`ConnectionError::BadLength`] or [`ConnectionError::Io`].
+    ///
+    /// # Panics
+    ///
+    /// If the length is not known yet, or is another.
+    pub fn try_finish(&mut self, body: &mut [MaybeUninit<u8>]) -> Result<bool, ConnectionError> {
+        self.fill(body, &mut How::Now)
+    }
+
+    /// Fills `body` to its end; blocks until all is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_finish`](Self::try_finish), and [`ConnectionError::Wait`].
+    ///
+    /// # Panics
+    ///
+    /// If the length is not known yet, or is another.
+    pub fn finish(&mut self, body: &mut [MaybeUninit<u8>], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
+        self.fill(body, &mut How::Wait(wait)).map(|finished| debug_assert!(finished))
+    }
+
+    fn head(&mut self, how: &mut How<'_, '_>) -> Result<Option<usize>, ConnectionError> {
+        let (fd, connection) = (self.in_use.number(), self.connection);
+        loop {
+            if let Some(length) = self.length {
+                return Ok(Some(length));
+            }
+            let wanted = match connection.kind() {
+                Kind::Packets => FIRST_PACKET,
+                // Never a byte more than the header: it could be the next message's, and of the next receiver.
+                Kind::Stream | Kind::File if self.have < 4 => 4,
+                Kind::Stream | Kind::File => frame::LONGEST,
+            };
+            let space = &mut self.early.space()[self.have..wanted];
+            match connection.take(fd, self.have > 0, how, space) {
+                Ok(Some(0)) if self.have == 0 => return self.fail(ConnectionError::Ended),
+                Ok(Some(0)) => return self.fail(ConnectionError::Truncated),
+                Ok(Some(moved)) if moved > wanted - self.have => return self.fail(ConnectionError::BadLength),
+                Ok(Some(moved)) => self.have += moved,
+                Ok(None) => return Ok(None),
+                Err(error @ ConnectionError::Io(_)) => return self.fail(error),
+                Err(error) => return Err(error),
+            }
+            match frame::decode(self.early.filled(self.have)) {
+                Some(Decoded::Complete { header, length }) if self.have - header <= length => {
+                    self.header = header;
+                    self.length = Some(length);
+                }
+                // A packet has its header whole.
+                Some(Decoded::Incomplete(_)) if connection.kind() != Kind::Packets => {}
+                _ => return self.fail(ConnectionError::BadLength),
+            }
+        }
+    }
+
+    fn fill(&mut self, body: &mut [MaybeUninit<u8>], how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
+        assert_eq!(Some(body.len()), self.length, "the body has another length than was announced");
+        if self.done == 0 && self.have > self.header {
+            self.done = self.have - self.header;
+            body[..self.done].copy_from_slice(&self.early.space()[self.header..self.have]);
+        }
+        let fd = self.in_use.number();
+        while self.done < body.len() {
+            let most = (body.len() - self.done).min(MOST_AT_ONCE);
+            match self.connection.take(fd, true, how, &mut body[self.done..][..most]) {
+                Ok(Some(0)) => return self.fail(ConnectionError::Truncated),
+                // A packet longer than what is missing is no part of this message.
+                Ok(Some(moved)) if moved > most => return self.fail(ConnectionError::BadLength),
+                Ok(Some(moved)) => self.done += moved,
+                Ok(None) => return Ok(false),
+                Err(error @ ConnectionError::Io(_)) => return self.fail(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn fail<T>(&mut self, error: ConnectionError) -> Result<T, ConnectionError> {
+        // After its end or an error of the system the next call gets its own error, which says more.
+        self.failed = !matches!(error, ConnectionError::BadLength);
+        Err(error)
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        let begun = self.have > 0;
+        // Of a message that was taken whole, nothing is left to come.
+        let whole = self.length.is_some_and(|length| self.done == length || self.have - self.header == length);
+        if begun && !whole && !self.failed {
+            self.connection.receiving_broken.store(true, Ordering::Relaxed);
+        }
+        self.early.give_back();
+    }
+}
+
+/// Where the first packet of a message is received. One is kept for each thread.
+#[derive(Debug)]
+struct Early(Option<Box<Space>>);
+
+type Space = [MaybeUninit<u8>; FIRST_PACKET];
+
+thread_local! {
+    static KEPT: Cell<Option<Box<Space>>> = const { Cell::new(None) };
+}
+
+impl Early {
+    fn take() -> Self {
+        // Only one call at a time has it: a signal handler may receive another message while this one waits.
+        Self(KEPT.try_with(Cell::take).ok().flatten())
+    }
+
+    fn space(&mut self) -> &mut Space {
+        self.0.get_or_insert_with(|| vec![MaybeUninit::uninit(); FIRST_PACKET].try_into().expect("as long as wanted"))
+    }
+
+    /// The first bytes, of which the caller knows that they were received.
+    fn filled(&mut self, have: usize) -> &[u8] {
+        let received = &self.space()[..have];
+        // SAFETY: the kernel has written the first `have` bytes; `space` outlives the slice, as it is borrowed from it.
+        unsafe { std::slice::from_raw_parts(received.as_ptr().cast(), received.len()) }
+    }
+
+    fn give_back(&mut self) {
+        let space = self.0.take();
+        // The thread may be at its end, without a place to keep anything.
+        let _ = KEPT.try_with(|kept| kept.set(space));
+    }
+}
+
+/// How often it is looked whether something has come, before a receiver goes to sleep.
+///
+/// It pays only if the answer comes sooner than a thread is put to sleep and woken. So it grows when it did, and shrinks
+/// when it did not.
+#[derive(Debug)]
+struct Patience(AtomicU32);
+
+impl Patience {
+    const MOST: u32 = 64;
+    const LEAST: u32 = 2;
+
+    fn new() -> Self {
+        Self(AtomicU32::new(Self::MOST / 4))
+    }
+
+    fn get(&self) -> u32 {
+        if one_core() { 0 } else { self.0.load(Ordering::Relaxed) }
+    }
+
+    fn end(&self, left: u32, slept: bool) {
+        let present = self.0.load(Ordering::Relaxed);
+        let next = match (slept, left < present) {
+            (true, _) => (present / 2).max(Self::LEAST),
+            (false, true) => (present * 2).min(Self::MOST),
+            (false, false) => return,
+        };
+        self.0.store(next, Ordering::Relaxed);
+    }
+}

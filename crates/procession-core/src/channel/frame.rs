@@ -1,0 +1,107 @@
+//! The framing of messages: a length before each. See `CONNECTION.md`, *Frame*.
+
+/// A length field has at most this many bytes.
+pub(crate) const LONGEST: usize = 12;
+
+/// The largest length of a body that can be announced. Nothing larger fits an address space.
+const MAX_BODY: u64 = isize::MAX as u64;
+
+/// The length field of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    bytes: [u8; LONGEST],
+    len: u8,
+}
+
+impl Header {
+    /// For a body of `length` bytes.
+    pub(crate) fn new(length: usize) -> Self {
+        let mut bytes = [0; LONGEST];
+        let len = if let Ok(short) = i32::try_from(length) {
+            bytes[..4].copy_from_slice(&short.to_be_bytes());
+            4
+        } else {
+            bytes[..4].copy_from_slice(&(-1i32).to_be_bytes());
+            bytes[4..].copy_from_slice(&(length as u64).to_be_bytes());
+            12
+        };
+        Self { bytes, len }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// What the first bytes of a message say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// So many bytes in all are needed to know the length.
+    Incomplete(usize),
+    /// The header has `header` bytes, the body `length`.
+    Complete {
+        /// Length of the length field.
+        header: usize,
+        /// Length of the body.
+        length: usize,
+    },
+}
+
+/// Reads the length field at the beginning of `bytes`. `None` if no peer may send such a one.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Decoded> {
+    let Some((short, rest)) = bytes.split_first_chunk::<4>() else {
+        return Some(Decoded::Incomplete(4));
+    };
+    match i32::from_be_bytes(*short) {
+        -1 => {
+            let Some(long) = rest.first_chunk::<8>() else {
+                return Some(Decoded::Incomplete(12));
+            };
+            let length = u64::from_be_bytes(*long);
+            (length <= MAX_BODY).then_some(Decoded::Complete { header: 12, length: length as usize })
+        }
+        short => usize::try_from(short).ok().map(|length| Decoded::Complete { header: 4, length }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_length_comes_back(length in 0..=MAX_BODY) {
+            let header = Header::new(length as usize);
+            let bytes = header.as_bytes();
+            prop_assert_eq!(decode(bytes), Some(Decoded::Complete { header: bytes.len(), length: length as usize }));
+            // With a part of it, exactly what is missing is asked for.
+            for some in 0..bytes.len() {
+                let needed = if some < 4 { 4 } else { 12 };
+                prop_assert_eq!(decode(&bytes[..some]), Some(Decoded::Incomplete(needed)));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..16)) {
+            if let Some(Decoded::Complete { header, length }) = decode(&bytes) {
+                prop_assert!(header <= bytes.len());
+                prop_assert!(length as u64 <= MAX_BODY);
+            }
+        }
+    }
+
+    #[test]
+    fn the_boundary_of_the_short_form() {
+        assert_eq!(Header::new(0x7fff_ffff).as_bytes(), [0x7f, 0xff, 0xff, 0xff]);
+        assert_eq!(Header::new(0x8000_0000).as_bytes(), [255, 255, 255, 255, 0, 0, 0, 0, 0x80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn lengths_no_peer_may_send_are_refused() {
+        assert_eq!(decode(&(-2i32).to_be_bytes()), None);
+        assert_eq!(decode(&i32::MIN.to_be_bytes()), None);
+        assert_eq!(decode(&[255; 12]), None);
+    }
+}

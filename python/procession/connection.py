@@ -1,0 +1,398 @@
+"""Connections: pipes, listeners and their clients, and waiting for many things at once.
+
+On the wire they are what the standard package's connections are, so that either can be at the other end of a socket.
+"""
+
+import os
+
+from . import _core, reduction, util
+from ._core import Connection
+from .context import AuthenticationError, BufferTooShort  # noqa: F401 (looked for here)
+
+__all__ = ["Client", "Listener", "Pipe", "wait"]
+
+default_family = "AF_UNIX"
+families = ["AF_INET", "AF_UNIX"]
+
+# What others look for as the common base of connections.
+_ConnectionBase = Connection
+
+
+# Pipes, and waiting
+
+
+def Pipe(duplex=True):
+    """Two connections that lead to each other; if not duplex, the first only receives and the second only sends."""
+    if duplex:
+        one, other = _core.pipe()
+        return Connection(one), Connection(other)
+    reader, writer = _core.one_way_pipe()
+    return Connection(reader, writable=False), Connection(writer, readable=False)
+
+
+def wait(object_list, timeout=None):
+    """Wait until something can be received from at least one of the objects; return a list of those.
+
+    They are connections, sockets, sentinels and other descriptors, and whatever has a `fileno()`. What has ended
+    counts: receiving from it tells so. The list is empty if `timeout` seconds have passed.
+    """
+    objects = list(object_list)
+    ready = _core.wait([_descriptor_of(obj) for obj in objects], timeout)
+    return [objects[place] for place in ready]
+
+
+def _descriptor_of(obj):
+    if isinstance(obj, int):
+        descriptor = obj
+    else:
+        try:
+            descriptor = int(obj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"can't wait for {obj!r}: it is neither a descriptor nor has it a fileno()") from None
+    if descriptor < 0:
+        raise ValueError(f"Invalid file descriptor: {descriptor}")
+    return descriptor
+
+
+# Addresses
+
+
+def arbitrary_address(family):
+    """A free address of the family."""
+    if family == "AF_INET":
+        return ("localhost", 0)
+    if family == "AF_UNIX":
+        name = "listener-" + os.urandom(6).hex()
+        path = os.path.join(util.get_temp_dir(), name)
+        # The system takes no longer ones. TMPDIR may be anywhere, /tmp is never far.
+        return path if len(os.fsencode(path)) < 108 else os.path.join(_short_temp_dir(), name)
+    raise ValueError(f"unrecognized family: {family!r} (it can be {' or '.join(families)})")
+
+
+def _short_temp_dir():
+    import tempfile
+
+    made = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+    # After the sockets in it, which are removed with priority 0.
+    util.Finalize(None, os.rmdir, args=(made,), exitpriority=-100)
+    return made
+
+
+def _validate_family(family):
+    """ValueError for a family that this system doesn't have."""
+    if family == "AF_PIPE":
+        raise ValueError(f"Family {family} is not recognized: it is Windows' own.")
+
+
+def address_type(address):
+    """The family that an address is of."""
+    if type(address) is tuple:
+        return "AF_INET"
+    if isinstance(address, str) and address.startswith(r"\\"):
+        return "AF_PIPE"
+    if isinstance(address, str) or util.is_abstract_socket_namespace(address):
+        return "AF_UNIX"
+    raise ValueError(f"address type of {address!r} unrecognized")
+
+
+# Listeners and clients
+
+
+class Listener:
+    """Takes connections at an address. With an authkey, only from clients that have it too."""
+
+    def __init__(self, address=None, family=None, backlog=1, authkey=None):
+        family = family or (address_type(address) if address else default_family)
+        _validate_family(family)
+        _check_authkey(authkey)
+        self._listener = SocketListener(address or arbitrary_address(family), family, backlog)
+        self._authkey = authkey
+
+    def accept(self):
+        """Wait for a client; return the connection to it. AuthenticationError if it hasn't the key."""
+        if self._listener is None:
+            raise OSError("listener is closed")
+        conn = self._listener.accept()
+        if self._authkey is not None:
+            with _closed_on_failure(conn):
+                deliver_challenge(conn, self._authkey)
+                answer_challenge(conn, self._authkey)
+        return conn
+
+    def close(self):
+        """Take no more connections."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    @property
+    def address(self):
+        """Where it listens: what a `Client` needs."""
+        return self._listener._address
+
+    @property
+    def last_accepted(self):
+        """The address of the last client, if it has one."""
+        return self._listener._last_accepted
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+
+def Client(address, family=None, authkey=None):
+    """A connection to the `Listener` at an address. AuthenticationError if it hasn't the same key."""
+    family = family or address_type(address)
+    _validate_family(family)
+    _check_authkey(authkey)
+    conn = SocketClient(address)
+    if authkey is not None:
+        with _closed_on_failure(conn):
+            answer_challenge(conn, authkey)
+            deliver_challenge(conn, authkey)
+    return conn
+
+
+def _check_authkey(authkey):
+    if authkey is not None and not isinstance(authkey, bytes):
+        raise TypeError(f"authkey should be a byte string, not {type(authkey).__name__}")
+
+
+class _closed_on_failure:
+    """A peer that is refused sees the end of the connection at once, and not when the exception is forgotten."""
+
+    def __init__(self, conn):
+        self._conn = conn
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, *rest):
+        if kind is not None:
+            self._conn.close()
+
+
+class SocketListener:
+    """A socket that listens."""
+
+    def __init__(self, address, family, backlog=1):
+        import socket
+
+        self._family = family
+        self._last_accepted = None
+        self._unlink = None
+        self._socket = socket.socket(getattr(socket, family))
+        try:
+            self._socket.setblocking(True)
+            # A server that was started anew gets its port at once.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
+            self._socket.listen(backlog)
+            self._address = self._socket.getsockname()
+        except BaseException:
+            self._socket.close()
+            raise
+        if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
+            self._unlink = util.Finalize(self, os.unlink, args=(address,), exitpriority=0)
+
+    def accept(self):
+        """Wait for a client; return the connection to it."""
+        sock, self._last_accepted = self._socket.accept()
+        return _connection_of(sock)
+
+    def close(self):
+        """Close the socket, and remove its file."""
+        unlink, self._unlink = self._unlink, None
+        try:
+            self._socket.close()
+        finally:
+            if unlink is not None:
+                unlink()
+
+
+def SocketClient(address):
+    """A connection to the socket that listens at an address."""
+    import socket
+
+    sock = socket.socket(getattr(socket, address_type(address)))
+    try:
+        sock.setblocking(True)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return _connection_of(sock)
+
+
+def _connection_of(sock):
+    import socket
+
+    sock.setblocking(True)
+    if sock.family != socket.AF_UNIX:
+        # A message is given to the system whole, so nothing is gained by its waiting for more.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection(sock.detach())
+
+
+# Authentication
+#
+# Each side proves to the other that it has the key, without sending it: it is sent random bytes and answers with their
+# HMAC under the key. The listener asks first. `docs/design.md` tells the messages, and what peers of Python 3.11 and
+# older say instead.
+
+_CHALLENGE = CHALLENGE = b"#CHALLENGE#"
+_WELCOME = WELCOME = b"#WELCOME#"
+_FAILURE = FAILURE = b"#FAILURE#"
+
+# So many random bytes are in a challenge.
+MESSAGE_LENGTH = 40
+
+# No message of the handshake is longer. Until it is done, nothing else from the peer is taken.
+_LONGEST = 256
+
+_ALLOWED_DIGESTS = ("md5", "sha256", "sha384", "sha3_256", "sha3_384")
+
+# What old peers send has no name of a digest before it, and is told by its length: a challenge, or an HMAC with MD5.
+_OLD_CHALLENGE_LENGTH = 20
+_OLD_ANSWER_LENGTH = 16
+
+
+def deliver_challenge(connection, authkey, digest_name="sha256"):
+    """Have the peer prove that it has the key. AuthenticationError if it hasn't."""
+    _check_handshake_key(authkey)
+    message = b"{%s}%s" % (digest_name.encode("ascii"), os.urandom(MESSAGE_LENGTH))
+    connection.send_bytes(_CHALLENGE + message)
+    answer = connection.recv_bytes(_LONGEST)
+    try:
+        _verify_challenge(authkey, message, answer)
+    except AuthenticationError:
+        connection.send_bytes(_FAILURE)
+        raise
+    connection.send_bytes(_WELCOME)
+
+
+def answer_challenge(connection, authkey):
+    """Prove to the peer that we have the key. AuthenticationError if it thinks otherwise."""
+    _check_handshake_key(authkey)
+    question = connection.recv_bytes(_LONGEST)
+    message = question.removeprefix(_CHALLENGE)
+    if len(message) == len(question):
+        raise AuthenticationError(f"Protocol error: expected a challenge, got {question!r}")
+    if len(message) < _OLD_CHALLENGE_LENGTH:
+        raise AuthenticationError(f"challenge too short: {len(message)} bytes")
+    connection.send_bytes(_create_response(authkey, message))
+    if connection.recv_bytes(_LONGEST) != _WELCOME:
+        raise AuthenticationError("digest sent was rejected: the other side has another authkey")
+
+
+def _check_handshake_key(authkey):
+    if not isinstance(authkey, bytes):
+        raise ValueError(f"Authkey must be bytes, not {type(authkey).__name__}")
+
+
+def _split_digest(message):
+    """The name of the digest before a challenge or an answer, and the rest. The name is empty for an old peer's."""
+    if len(message) in (_OLD_CHALLENGE_LENGTH, _OLD_ANSWER_LENGTH):
+        return "", message
+    if message[:1] == b"{":
+        name, brace, rest = message[1:].partition(b"}")
+        for digest in _ALLOWED_DIGESTS:
+            if brace and name == digest.encode("ascii"):
+                return digest, rest
+    raise AuthenticationError(f"unsupported digest, or none named, or a wrong length: {message!r}")
+
+
+def _create_response(authkey, message):
+    """The answer to a challenge. The HMAC is over all of it, so nobody between can have a weaker digest taken."""
+    import hmac
+
+    digest, _ = _split_digest(message)
+    if not digest:
+        try:
+            return hmac.digest(authkey, message, "md5")
+        except ValueError:
+            # There is no MD5 in this Python. An old peer will refuse what it doesn't know.
+            digest = "sha256"
+    return b"{%s}%s" % (digest.encode("ascii"), hmac.digest(authkey, message, digest))
+
+
+def _verify_challenge(authkey, message, response):
+    """AuthenticationError unless `response` is a right answer to the challenge `message`."""
+    import hmac
+
+    name, received = _split_digest(response)
+    digest = name or "md5"
+    try:
+        expected = hmac.digest(authkey, message, digest)
+    except ValueError:
+        raise AuthenticationError(f"the peer answered with {digest}, which this Python doesn't have") from None
+    if len(received) != len(expected):
+        raise AuthenticationError(f"a digest of {digest} has {len(expected)} bytes, not {len(received)}")
+    if not hmac.compare_digest(received, expected):
+        raise AuthenticationError("digest received was wrong: the other side has another authkey")
+
+
+# Objects as XML
+
+
+class ConnectionWrapper:
+    """A connection whose objects become bytes, and back, by functions given."""
+
+    def __init__(self, conn, dumps, loads):
+        self._conn = conn
+        self._dumps = dumps
+        self._loads = loads
+        self.fileno, self.close, self.poll = conn.fileno, conn.close, conn.poll
+        self.send_bytes, self.recv_bytes = conn.send_bytes, conn.recv_bytes
+
+    def send(self, obj):
+        """Send an object."""
+        self._conn.send_bytes(self._dumps(obj))
+
+    def recv(self):
+        """Receive an object."""
+        return self._loads(self._conn.recv_bytes())
+
+
+def _xml_dumps(obj):
+    import xmlrpc.client
+
+    return xmlrpc.client.dumps((obj,), allow_none=True).encode("utf-8")
+
+
+def _xml_loads(text):
+    import xmlrpc.client
+
+    parameters, _method = xmlrpc.client.loads(text.decode("utf-8"))
+    return parameters[0]
+
+
+class XmlListener(Listener):
+    """A listener for connections whose objects are sent as XML."""
+
+    def accept(self):
+        """Wait for a client; return the connection to it."""
+        return ConnectionWrapper(super().accept(), _xml_dumps, _xml_loads)
+
+
+def XmlClient(*args, **kwds):
+    """A connection to an `XmlListener`."""
+    return ConnectionWrapper(Client(*args, **kwds), _xml_dumps, _xml_loads)
+
+
+# Connections to other processes
+
+
+def reduce_connection(conn):
+    """How a connection is pickled: the receiver gets a descriptor of its own."""
+    return rebuild_connection, (reduction.DupFd(conn.fileno()), conn.readable, conn.writable)
+
+
+def rebuild_connection(dup, readable, writable):
+    """The connection that was pickled."""
+    return Connection(dup.detach(), readable, writable)
+
+
+reduction.register(Connection, reduce_connection)
