@@ -7,7 +7,9 @@ mod descriptor;
 mod frame;
 mod layout;
 mod pipe;
+mod pollable;
 mod published;
+mod queue;
 mod ring;
 mod sleepers;
 mod spill;
@@ -15,6 +17,7 @@ mod wait;
 
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing};
 pub use pipe::{one_way_pipe, pipe};
+pub use queue::{Queue, TooManyDone};
 pub use ring::{Delivered, Message, PutError, Ring, TakeError};
 pub use wait::wait;
 

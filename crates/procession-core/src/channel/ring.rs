@@ -125,7 +125,6 @@ impl Ring {
         self.0.segment()
     }
 
-    #[cfg(test)]
     pub(super) fn map(&self) -> &Map {
         &self.0
     }
@@ -210,8 +209,7 @@ impl Ring {
         let header = self.0.header();
         let mut slices = Slices::new();
         loop {
-            let held = Held::acquire(&header.producers.lock, wait)?;
-            match self.put_holding(held, messages, bound) {
+            match self.put_now(messages, bound, wait) {
                 Err(PutError::Full) => {}
                 other => return other,
             }
@@ -223,6 +221,22 @@ impl Ring {
             }
             header.sleepers.putters.sleep(&header.consumers.head.count, seen, wait, slices.next())?;
         }
+    }
+
+    /// [`put_many`](Self::put_many) without waiting for room; `patience` is for the moments in which another producer
+    /// is at work.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], never `Busy`.
+    pub fn put_now(
+        &self,
+        messages: &[&[&[u8]]],
+        bound: Option<u64>,
+        patience: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        let held = Held::acquire(&self.0.header().producers.lock, patience)?;
+        self.put_holding(held, messages, bound)
     }
 
     /// [`put_many`](Self::put_many) without waiting.
@@ -418,21 +432,58 @@ impl Ring {
         wait: &mut Wait<'_>,
         mut read: impl FnMut(&Message<'_>) -> io::Result<()>,
     ) -> Result<Delivered, TakeError> {
-        let header = self.0.header();
         let mut slices = Slices::new();
         loop {
-            let seen = self.put_count();
-            if self.get_count() < seen {
-                let held = Held::acquire(&header.consumers.lock, wait)?;
-                match self.take_holding(held, most, &mut read) {
-                    Err(TakeError::Empty) => continue,
-                    other => return other,
-                }
-            }
-            if !spin(|| self.put_count() != seen) {
-                header.sleepers.getters.sleep(&header.producers.tail.count, seen, wait, slices.next())?;
+            match self.take_now_with(most, wait, &mut read) {
+                Err(TakeError::Empty) => self.wait_for_message(wait, &mut slices)?,
+                other => return other,
             }
         }
+    }
+
+    /// Waits until there is a message, or there may be: for a slice at most.
+    fn wait_for_message(&self, wait: &mut Wait<'_>, slices: &mut Slices) -> Result<(), WaitError> {
+        let header = self.0.header();
+        let seen = self.put_count();
+        if self.get_count() < seen || spin(|| self.put_count() != seen) {
+            return Ok(());
+        }
+        header.sleepers.getters.sleep(&header.producers.tail.count, seen, wait, slices.next())
+    }
+
+    /// Waits until there is a message, without taking it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]
+    pub fn wait_filled(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let header = self.0.header();
+        let mut slices = Slices::new();
+        while self.is_empty() {
+            self.wait_for_message(wait, &mut slices)?;
+        }
+        // A wake meant for a consumer may have come here: it is passed on.
+        header.sleepers.getters.wake(&header.producers.tail.count, u64::MAX, 1);
+        Ok(())
+    }
+
+    /// [`take_many_with`](Self::take_many_with) without waiting for a message; `patience` is for the moments in which
+    /// another consumer is at work.
+    ///
+    /// # Errors
+    ///
+    /// [`TakeError`], never `Busy`.
+    pub fn take_now_with(
+        &self,
+        most: u64,
+        patience: &mut Wait<'_>,
+        read: impl FnMut(&Message<'_>) -> io::Result<()>,
+    ) -> Result<Delivered, TakeError> {
+        if self.is_empty() {
+            return Err(TakeError::Empty);
+        }
+        let held = Held::acquire(&self.0.header().consumers.lock, patience)?;
+        self.take_holding(held, most, read)
     }
 
     /// [`take_many_with`](Self::take_many_with) without waiting.
@@ -641,26 +692,28 @@ impl Message<'_> {
         self.length == 0
     }
 
-    /// Copies the first bytes of it, as many as `into` has room for and the message has. All of these are initialized
-    /// afterwards; what `into` has beyond is left alone.
+    /// Copies the bytes from `offset` on, as many as `into` has room for and the message has. All of these are
+    /// initialized afterwards; what `into` has beyond is left alone.
     ///
     /// # Errors
     ///
     /// As pread(2), if the message lies in the file.
-    pub fn copy_to(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<()> {
-        let length = usize::try_from(self.length).map_or(into.len(), |length| length.min(into.len()));
+    pub fn copy_from(&self, offset: u64, into: &mut [MaybeUninit<u8>]) -> io::Result<()> {
+        let left = self.length.saturating_sub(offset);
+        let length = usize::try_from(left).map_or(into.len(), |left| left.min(into.len()));
         let into = &mut into[..length];
         match &self.place {
-            Place::Window { position } => self.ring.0.read_window(*position, into),
+            Place::Window { position } => self.ring.0.read_window(position + offset.min(self.length), into),
             Place::Spill { position, base, ahead } => {
                 let known = &ahead.bytes[PREFIX as usize..ahead.length];
+                let known = &known[known.len().min(offset as usize)..];
                 let known = &known[..known.len().min(length)];
                 let (first, rest) = into.split_at_mut(known.len());
                 for (byte, known) in first.iter_mut().zip(known) {
                     byte.write(*known);
                 }
                 if !rest.is_empty() {
-                    Spill::new(&self.ring.0, *base).read(position + known.len() as u64, rest)?;
+                    Spill::new(&self.ring.0, *base).read(position + offset + known.len() as u64, rest)?;
                 }
             }
         }
@@ -671,13 +724,13 @@ impl Message<'_> {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::OutOfMemory`], or as [`copy_to`](Self::copy_to).
+    /// [`io::ErrorKind::OutOfMemory`], or as [`copy_from`](Self::copy_from).
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let length = usize::try_from(self.length).map_err(|_| io::ErrorKind::OutOfMemory)?;
         bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        self.copy_to(&mut bytes.spare_capacity_mut()[..length])?;
-        // SAFETY: reserved, and initialized by `copy_to`, which was given as much as the message has.
+        self.copy_from(0, &mut bytes.spare_capacity_mut()[..length])?;
+        // SAFETY: reserved, and initialized by `copy_from`, which was given as much as the message has.
         unsafe { bytes.set_len(length) };
         Ok(bytes)
     }

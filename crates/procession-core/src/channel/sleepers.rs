@@ -55,7 +55,7 @@ impl Sleepers {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Wakes at most `count` sleepers, after `word` was changed.
+    /// Wakes at most `count` sleepers, after `word` was changed. Who changed nothing gives `u64::MAX` for `before`.
     #[inline]
     pub(super) fn wake(&self, word: &AtomicU64, before: u64, count: u64) {
         fence(Ordering::SeqCst);

@@ -1,0 +1,97 @@
+//! The descriptor that is readable while a queue is not empty.
+//!
+//! An eventfd stands beside the ring. Nobody writes to it until somebody asked for its number: then the ring's doorbell
+//! is set for good, and whoever puts or takes a message looks whether the descriptor still tells the truth.
+//!
+//! That is done under a lock, and from the state of the ring as it is then, so the last one to do it sets it right, whatever
+//! happened in between. `bell_state` spares the system call where the descriptor is as it should be:
+//!
+//! | value      | the eventfd |
+//! |------------|-------------|
+//! | `CLEAR`    | is not readable |
+//! | `READABLE` | is readable |
+//! | `UNKNOWN`  | somebody is about to change it, or was killed while doing so |
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::event::EventfdFlags;
+
+use super::ring::Ring;
+use crate::loom::Ordering::Relaxed;
+
+const CLEAR: u32 = 0;
+const READABLE: u32 = 1;
+const UNKNOWN: u32 = 2;
+
+/// The eventfd of a ring.
+#[derive(Debug)]
+pub(super) struct Pollable(OwnedFd);
+
+impl Pollable {
+    pub(super) fn create() -> io::Result<Self> {
+        Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub(super) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(Self(fd))
+    }
+
+    /// Has the descriptor tell the truth from now on.
+    pub(super) fn arm(&self, ring: &Ring) {
+        if !ring.doorbell() {
+            ring.set_doorbell(true);
+        }
+        self.settle(ring);
+    }
+
+    /// Makes the descriptor readable before a message is put into an empty ring. If the process is killed between
+    /// the message and the descriptor, a poller then looks in vain once at most; otherwise it would never look.
+    pub(super) fn announce(&self, ring: &Ring) {
+        if ring.doorbell() && ring.is_empty() {
+            ring.map().header().joining.bell_lock.with(|| self.set(ring, true));
+        }
+    }
+
+    /// Makes the descriptor readable if there is a message, and not readable if there is none.
+    pub(super) fn settle(&self, ring: &Ring) {
+        ring.map().header().joining.bell_lock.with(|| {
+            loop {
+                let filled = !ring.is_empty();
+                self.set(ring, filled);
+                // Whoever changes this now comes here afterwards, but might be killed on the way.
+                if ring.is_empty() != filled {
+                    break;
+                }
+            }
+        });
+    }
+
+    fn set(&self, ring: &Ring, readable: bool) {
+        let state = &ring.map().header().joining.bell_state;
+        let wanted = if readable { READABLE } else { CLEAR };
+        if state.load(Relaxed) == wanted {
+            return;
+        }
+        state.store(UNKNOWN, Relaxed);
+        super::point();
+        // The descriptor does not block. Reading takes the whole of its counter; that it was zero is no failure, and
+        // neither is that it was at its maximum.
+        if readable {
+            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        } else {
+            let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        }
+        super::point();
+        state.store(wanted, Relaxed);
+    }
+}
+
+impl AsFd for Pollable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,315 @@
+//! A queue: a ring with a bound, a count of what was dealt with, and a descriptor to poll.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use super::{
+    pollable::Pollable,
+    ring::{Delivered, Message, PutError, Ring, TakeError},
+};
+use crate::{
+    loom::Ordering::{AcqRel, Acquire},
+    memory::SegmentId,
+    process::ForkLocal,
+    sync::{Slices, Wait, WaitError},
+};
+
+/// [`Queue::task_done`] was called more often than messages were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("task_done() called too many times")]
+pub struct TooManyDone;
+
+/// A first-in first-out queue of messages between processes. Clones are the same queue.
+///
+/// Puts and takes of small messages are a few dozen instructions and no system call. What a process put stays there
+/// when it ends, however it ends.
+///
+/// ```
+/// use procession_core::{channel::{Message, Queue}, sync::Wait};
+///
+/// let queue = Queue::create(None)?;
+/// queue.put(&[b"hello"], &mut Wait::forever()).unwrap();
+/// let bytes = queue.take_with(&mut Wait::forever(), |message: &Message| message.to_vec()).unwrap();
+/// assert_eq!(bytes, b"hello");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Queue {
+    shared: Arc<Shared>,
+    bound: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ring: Ring,
+    pollable: Pollable,
+}
+
+/// The queues of this process, so that one sent twice has its descriptors once. See `registered` in `segment.rs`.
+static KNOWN: ForkLocal<Mutex<HashMap<SegmentId, Weak<Shared>>>> = ForkLocal::new();
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.ring.segment().id();
+        if known.get(&id).is_some_and(|shared| shared.strong_count() == 0) {
+            known.remove(&id);
+        }
+    }
+}
+
+impl Queue {
+    /// Makes a queue of at most `bound` messages, or as many as there is memory for.
+    ///
+    /// # Errors
+    ///
+    /// If descriptors or memory are lacking.
+    pub fn create(bound: Option<u64>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { ring: Ring::create("procession-queue")?, pollable: Pollable::create()? });
+        let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(shared.ring.segment().id(), Arc::downgrade(&shared));
+        Ok(Self { shared, bound })
+    }
+
+    /// The queue of another process, from its bound and its two [descriptors](Self::descriptors), which are kept or
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::attach`].
+    pub fn attach(bound: Option<u64>, ring: OwnedFd, pollable: OwnedFd) -> io::Result<Self> {
+        let ring = Ring::attach(ring)?;
+        let id = ring.segment().id();
+        let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = known.get(&id).and_then(Weak::upgrade) {
+            if shared.pollable.as_fd().as_raw_fd() == pollable.as_raw_fd() {
+                // The very descriptor that is in use.
+                let _ = pollable.into_raw_fd();
+            }
+            return Ok(Self { shared, bound });
+        }
+        let shared = Arc::new(Shared { ring, pollable: Pollable::from_fd(pollable)? });
+        known.insert(id, Arc::downgrade(&shared));
+        Ok(Self { shared, bound })
+    }
+
+    /// What another process needs to [attach](Self::attach), beside the bound.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.shared.ring.as_fd(), self.shared.pollable.as_fd())
+    }
+
+    /// The ring it stands on, to look at: messages put and taken there directly are not seen by pollers.
+    #[inline]
+    pub fn ring(&self) -> &Ring {
+        &self.shared.ring
+    }
+
+    /// At most how many messages it holds.
+    pub fn bound(&self) -> Option<u64> {
+        self.bound
+    }
+
+    /// How many messages are in it: exact, as of a moment during the call.
+    pub fn len(&self) -> u64 {
+        self.ring().len()
+    }
+
+    /// Whether no message is in it.
+    pub fn is_empty(&self) -> bool {
+        self.ring().is_empty()
+    }
+
+    /// Whether it holds as many messages as it may.
+    pub fn is_full(&self) -> bool {
+        self.bound.is_some_and(|bound| self.len() >= bound)
+    }
+
+    /// A descriptor that is readable exactly while the queue is not empty, for `poll`, `select` and event loops.
+    /// Asking for it makes the queue dearer to use, for good.
+    pub fn pollable(&self) -> BorrowedFd<'_> {
+        self.shared.pollable.arm(self.ring());
+        self.shared.pollable.as_fd()
+    }
+
+    #[inline]
+    fn announced(&self, put: impl FnOnce() -> Result<Delivered, PutError>) -> Result<u64, PutError> {
+        self.shared.pollable.announce(self.ring());
+        let put = put();
+        match &put {
+            Ok(delivered) if !delivered.doorbell => {}
+            Err(_) if !self.ring().doorbell() => {}
+            _ => self.shared.pollable.settle(self.ring()),
+        }
+        put.map(|delivered| delivered.count)
+    }
+
+    #[inline]
+    fn settled(&self, taken: Result<Delivered, TakeError>) -> Result<u64, TakeError> {
+        match &taken {
+            Ok(delivered) if !delivered.doorbell => {}
+            Err(_) if !self.ring().doorbell() => {}
+            _ => self.shared.pollable.settle(self.ring()),
+        }
+        taken.map(|delivered| delivered.count)
+    }
+
+    /// Puts one message, the `parts` one after another, waiting for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put`].
+    pub fn put(&self, parts: &[&[u8]], wait: &mut Wait<'_>) -> Result<(), PutError> {
+        self.announced(|| self.ring().put(parts, self.bound, wait)).map(drop)
+    }
+
+    /// Puts one message if there is room. `patience` is for the moments in which another producer is at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put`], and [`PutError::Full`].
+    pub fn put_now(&self, parts: &[&[u8]], patience: &mut Wait<'_>) -> Result<(), PutError> {
+        self.announced(|| self.ring().put_now(&[parts], self.bound, patience)).map(drop)
+    }
+
+    /// Puts one message without waiting for anything.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`]
+    #[inline]
+    pub fn try_put(&self, parts: &[&[u8]]) -> Result<(), PutError> {
+        self.announced(|| self.ring().try_put(parts, self.bound)).map(drop)
+    }
+
+    /// Puts as many of the messages as there is room for, one at least; tells how many. See [`Ring::put_many`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put_many`].
+    pub fn put_many(&self, messages: &[&[&[u8]]], wait: &mut Wait<'_>) -> Result<u64, PutError> {
+        self.announced(|| self.ring().put_many(messages, self.bound, wait))
+    }
+
+    /// Takes the oldest message, waiting for one; `read` copies it. See [`Ring::take_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::take_with`].
+    pub fn take_with<R>(
+        &self,
+        wait: &mut Wait<'_>,
+        read: impl FnOnce(&Message<'_>) -> io::Result<R>,
+    ) -> Result<R, TakeError> {
+        self.one(read, |read| self.ring().take_many_with(1, wait, read))
+    }
+
+    /// Takes the oldest message if there is one. `patience` is for the moments in which another consumer is at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::take_with`], and [`TakeError::Empty`].
+    pub fn take_now_with<R>(
+        &self,
+        patience: &mut Wait<'_>,
+        read: impl FnOnce(&Message<'_>) -> io::Result<R>,
+    ) -> Result<R, TakeError> {
+        self.one(read, |read| self.ring().take_now_with(1, patience, read))
+    }
+
+    /// Takes the oldest message without waiting for anything.
+    ///
+    /// # Errors
+    ///
+    /// [`TakeError`]
+    #[inline]
+    pub fn try_take_with<R>(&self, read: impl FnOnce(&Message<'_>) -> io::Result<R>) -> Result<R, TakeError> {
+        self.one(read, |read| self.ring().try_take_many_with(1, read))
+    }
+
+    #[inline]
+    fn one<R>(
+        &self,
+        read: impl FnOnce(&Message<'_>) -> io::Result<R>,
+        take: impl FnOnce(&mut dyn FnMut(&Message<'_>) -> io::Result<()>) -> Result<Delivered, TakeError>,
+    ) -> Result<R, TakeError> {
+        let (mut read, mut result) = (Some(read), None);
+        let taken = take(&mut |message| {
+            if let Some(read) = read.take() {
+                result = Some(read(message)?);
+            }
+            Ok(())
+        });
+        self.settled(taken)?;
+        result.ok_or(TakeError::Damaged)
+    }
+
+    /// Takes up to `most` messages, as many as are there, waiting for the first. See [`Ring::take_many_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::take_many_with`].
+    pub fn take_many_with(
+        &self,
+        most: u64,
+        wait: &mut Wait<'_>,
+        read: impl FnMut(&Message<'_>) -> io::Result<()>,
+    ) -> Result<u64, TakeError> {
+        self.settled(self.ring().take_many_with(most, wait, read))
+    }
+
+    /// Waits until there is a message, without taking it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]
+    pub fn wait_filled(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        self.ring().wait_filled(wait)
+    }
+
+    /// How many messages were put for which [`task_done`](Self::task_done) was not called yet.
+    pub fn unfinished(&self) -> u64 {
+        let done = self.ring().map().header().joining.done.load(Acquire);
+        self.ring().put_count().saturating_sub(done)
+    }
+
+    /// Says that a message that was taken has been dealt with.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyDone`] if that was said for all messages already.
+    pub fn task_done(&self) -> Result<(), TooManyDone> {
+        let joining = &self.ring().map().header().joining;
+        let before = joining.joiners.before();
+        let one_more = |done: u64| (done < self.ring().put_count()).then_some(done + 1);
+        let done = joining.done.fetch_update(AcqRel, Acquire, one_more).map_err(|_| TooManyDone)?;
+        if done + 1 >= self.ring().put_count() {
+            joining.joiners.wake(&joining.done, before, u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Waits until all messages that were put have been dealt with.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]
+    pub fn join(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let joining = &self.ring().map().header().joining;
+        let mut slices = Slices::new();
+        loop {
+            let seen = joining.done.load(Acquire);
+            if seen >= self.ring().put_count() {
+                return Ok(());
+            }
+            joining.joiners.sleep(&joining.done, seen, wait, slices.next())?;
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "queue_tests.rs"]
+mod tests;
