@@ -18,13 +18,22 @@ pub(crate) fn share<'py>(py: Python<'py>, handle: BlockHandle, fd: &impl AsFd) -
 /// # Errors
 ///
 /// `ValueError` for a state that is not from [`share`].
-#[allow(unsafe_code)]
 pub(crate) fn taken(state: &[u8], (fd,): (RawFd,)) -> PyResult<(BlockHandle, OwnedFd)> {
     let handle =
         BlockHandle::from_bytes(state).ok_or_else(|| PyValueError::new_err("not the state of a shared object"))?;
+    Ok((handle, owned(fd)?))
+}
+
+/// A descriptor that a caller gives away.
+///
+/// # Errors
+///
+/// `ValueError` for what can't be one.
+#[allow(unsafe_code)]
+pub(crate) fn owned(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(PyValueError::new_err("not a file descriptor"));
     }
     // SAFETY: by the contract of `_attach` the caller gives the descriptor away.
-    Ok((handle, unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -12,8 +12,10 @@ mod handle;
 mod late;
 mod lock;
 mod method;
+mod pickling;
 mod pool;
 mod process;
+mod queue;
 mod rlock;
 mod semaphore;
 mod wait;
@@ -37,7 +39,10 @@ pub mod _core {
         unfollow, wait_readable,
     };
     #[pymodule_export]
-    use super::{barrier::Barrier, condition::Condition, event::Event, lock::Lock, rlock::RLock, semaphore::Semaphore};
+    use super::{
+        barrier::Barrier, condition::Condition, event::Event, lock::Lock, queue::Queue, rlock::RLock,
+        semaphore::Semaphore,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -31,6 +31,11 @@ impl Timeout {
         Self(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())))
     }
 
+    /// So long from when the wait begins.
+    pub(crate) const fn after(limit: Duration) -> Self {
+        Self(Some(limit))
+    }
+
     /// Whether nothing is to be waited for.
     pub(crate) fn is_zero(self) -> bool {
         self.0 == Some(Duration::ZERO)

@@ -194,6 +194,15 @@ impl Queue {
         self.announced(|| self.ring().put_many(messages, self.bound, wait))
     }
 
+    /// [`put_many`](Self::put_many) without waiting for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put_now`].
+    pub fn put_many_now(&self, messages: &[&[&[u8]]], patience: &mut Wait<'_>) -> Result<u64, PutError> {
+        self.announced(|| self.ring().put_now(messages, self.bound, patience))
+    }
+
     /// Takes the oldest message, waiting for one; `read` copies it. See [`Ring::take_with`].
     ///
     /// # Errors
@@ -259,6 +268,20 @@ impl Queue {
         read: impl FnMut(&Message<'_>) -> io::Result<()>,
     ) -> Result<u64, TakeError> {
         self.settled(self.ring().take_many_with(most, wait, read))
+    }
+
+    /// [`take_many_with`](Self::take_many_with) without waiting for a message.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::take_now_with`].
+    pub fn take_many_now_with(
+        &self,
+        most: u64,
+        patience: &mut Wait<'_>,
+        read: impl FnMut(&Message<'_>) -> io::Result<()>,
+    ) -> Result<u64, TakeError> {
+        self.settled(self.ring().take_now_with(most, patience, read))
     }
 
     /// Waits until there is a message, without taking it.
