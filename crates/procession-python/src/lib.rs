@@ -13,6 +13,7 @@ mod late;
 mod lock;
 mod method;
 mod pickling;
+mod plain;
 mod pool;
 mod process;
 mod queue;

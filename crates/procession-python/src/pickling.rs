@@ -1,25 +1,24 @@
 //! Objects to bytes and back.
 //!
 //! What is pickled is what the package's `ForkingPickler` would write: the same registered reducers, looked up as they are
-//! now. But no pickler is made per object. Plain scalars are written here, as the short pickles they are; everything else
-//! goes through picklers that are kept, each with a place to write to that hands its bytes on without a copy.
+//! now. But no pickler is made per object. Plain data is written by `plain.rs`; everything else goes through picklers that are kept, each with a place to write to that hands its bytes on without a copy.
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{c_int, c_long},
     mem::MaybeUninit,
     ptr, slice,
     sync::{Mutex, PoisonError},
 };
 
 use pyo3::{
-    buffer::PyBuffer,
     exceptions::PyKeyError,
     ffi,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyString},
+    types::{PyBytes, PyDict},
 };
+
+use crate::plain::{self, Plain};
 
 /// The protocol of the picklers: the one that writes large buffers without copying them first. Both sides run the same
 /// Python, so there is no older one to think of.
@@ -38,8 +37,8 @@ pub(crate) fn with_pickle<R>(
     object: &Bound<'_, PyAny>,
     put: impl FnOnce(&[&[u8]]) -> PyResult<R>,
 ) -> PyResult<PyResult<R>> {
-    if let Some(scalar) = Scalar::of(object) {
-        return Ok(put(&[scalar.head(), scalar.body, if scalar.body.is_empty() { b"" } else { b"." }]));
+    if let Some(plain) = Plain::of(object) {
+        return Ok(put(&plain.parts()));
     }
     let chunks = pickle(object)?;
     Ok(match &chunks[..] {
@@ -57,132 +56,6 @@ pub(crate) fn to_vec(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     with_pickle(object, |parts| Ok(parts.concat()))?
 }
 
-/// A scalar as a pickle: a head, and for text and bytes the contents, followed by a full stop.
-struct Scalar<'a> {
-    head: [u8; 16],
-    length: usize,
-    body: &'a [u8],
-}
-
-impl<'a> Scalar<'a> {
-    fn head(&self) -> &[u8] {
-        &self.head[..self.length]
-    }
-
-    fn new(opcode: u8, argument: &[u8], body: Option<&'a [u8]>) -> Self {
-        let mut head = [0; 16];
-        head[..3].copy_from_slice(&[0x80, 4, opcode]);
-        let mut length = 3 + argument.len();
-        head[3..length].copy_from_slice(argument);
-        let body = body.unwrap_or_default();
-        // The full stop ends the head where no body follows.
-        if body.is_empty() {
-            head[length] = b'.';
-            length += 1;
-        }
-        Self { head, length, body }
-    }
-
-    #[inline]
-    fn of(object: &'a Bound<'_, PyAny>) -> Option<Self> {
-        if object.is_exact_instance_of::<PyInt>() {
-            Self::of_int(object)
-        } else if object.is_exact_instance_of::<PyString>() {
-            // Text with lone surrogates is no UTF-8; the pickler knows what to do then.
-            let body = object.cast::<PyString>().ok()?.to_str().ok()?.as_bytes();
-            Some(Self::sized(body, [0x8c, b'X', 0x8d]))
-        } else if object.is_exact_instance_of::<PyBytes>() {
-            let body = object.cast::<PyBytes>().ok()?.as_bytes();
-            Some(Self::sized(body, [b'C', b'B', 0x8e]))
-        } else if object.is_exact_instance_of::<PyFloat>() {
-            let value = object.cast::<PyFloat>().ok()?.value();
-            Some(Self::new(b'G', &value.to_be_bytes(), None))
-        } else if object.is_none() {
-            Some(Self::new(b'N', &[], None))
-        } else if object.is_exact_instance_of::<PyBool>() {
-            Some(Self::new(if object.cast::<PyBool>().ok()?.is_true() { 0x88 } else { 0x89 }, &[], None))
-        } else {
-            None
-        }
-    }
-
-    #[inline]
-    fn of_int(object: &Bound<'_, PyAny>) -> Option<Self> {
-        let mut overflow: c_int = 0;
-        // SAFETY: an int, attached.
-        let value: i64 = unsafe { ffi::PyLong_AsLongLongAndOverflow(object.as_ptr(), &raw mut overflow) };
-        if overflow != 0 {
-            return None;
-        }
-        Some(if let Ok(byte) = u8::try_from(value) {
-            Self::new(b'K', &[byte], None)
-        } else if let Ok(short) = u16::try_from(value) {
-            Self::new(b'M', &short.to_le_bytes(), None)
-        } else if let Ok(word) = i32::try_from(value) {
-            Self::new(b'J', &word.to_le_bytes(), None)
-        } else {
-            let mut argument = [8; 9];
-            argument[1..].copy_from_slice(&value.to_le_bytes());
-            Self::new(0x8a, &argument, None)
-        })
-    }
-
-    /// With the opcode for a length of one byte, of four, or of eight.
-    fn sized(body: &'a [u8], [short, usual, long]: [u8; 3]) -> Self {
-        if let Ok(length) = u8::try_from(body.len()) {
-            Self::new(short, &[length], Some(body))
-        } else if let Ok(length) = u32::try_from(body.len()) {
-            Self::new(usual, &length.to_le_bytes(), Some(body))
-        } else {
-            Self::new(long, &(body.len() as u64).to_le_bytes(), Some(body))
-        }
-    }
-}
-
-/// The scalar that a pickle stands for; `None` if it is none of those written here.
-#[inline]
-fn scalar<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
-    let [0x80, 4, opcode, argument @ .., b'.'] = pickle else { return None };
-    Some(match (opcode, argument) {
-        (b'K', &[byte]) => int(py, c_long::from(byte)),
-        (b'M', &[low, high]) => int(py, c_long::from(u16::from_le_bytes([low, high]))),
-        (b'J', argument) => int(py, c_long::from(i32::from_le_bytes(argument.try_into().ok()?))),
-        (0x8a, [8, argument @ ..]) => i64::from_le_bytes(argument.try_into().ok()?).into_pyobject(py).ok()?.into_any(),
-        (b'G', argument) => PyFloat::new(py, f64::from_be_bytes(argument.try_into().ok()?)).into_any(),
-        (b'N', []) => py.None().into_bound(py),
-        (0x88 | 0x89, []) => PyBool::new(py, *opcode == 0x88).to_owned().into_any(),
-        (0x8c, [length, body @ ..]) if usize::from(*length) == body.len() => text(py, body)?,
-        (b'X', argument) => {
-            let (length, body) = argument.split_first_chunk()?;
-            (u32::from_le_bytes(*length) as usize == body.len()).then(|| text(py, body))??
-        }
-        (b'C', [length, body @ ..]) if usize::from(*length) == body.len() => PyBytes::new(py, body).into_any(),
-        _ => return None,
-    })
-}
-
-fn text<'py>(py: Python<'py>, body: &[u8]) -> Option<Bound<'py, PyAny>> {
-    Some(PyString::new(py, std::str::from_utf8(body).ok()?).into_any())
-}
-
-fn int(py: Python<'_>, value: c_long) -> Bound<'_, PyAny> {
-    // SAFETY: attached.
-    let object = unsafe { ffi::PyLong_FromLong(value) };
-    // SAFETY: a new reference; a null, if memory is out, is a panic.
-    unsafe { Bound::from_owned_ptr(py, object) }
-}
-
-/// If the pickle that begins like this is one of a `bytes` object as written here: where its contents are, and how long.
-pub(crate) fn bytes_within(beginning: &[u8], total: u64) -> Option<(u64, usize)> {
-    let [0x80, 4, opcode @ (b'B' | 0x8e), argument @ ..] = beginning else { return None };
-    let (offset, length) = match opcode {
-        b'B' => (7, u64::from(u32::from_le_bytes(*argument.first_chunk()?))),
-        _ => (11, u64::from_le_bytes(*argument.first_chunk()?)),
-    };
-    // The full stop is all that follows.
-    (length.checked_add(offset + 1)? == total).then_some((offset, usize::try_from(length).ok()?))
-}
-
 /// The object of a pickle that is not in a `bytes` object.
 ///
 /// # Errors
@@ -190,7 +63,7 @@ pub(crate) fn bytes_within(beginning: &[u8], total: u64) -> Option<(u64, usize)>
 /// Whatever unpickling raises.
 #[inline]
 pub(crate) fn loads<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    match scalar(py, pickle) {
+    match plain::loads(py, pickle)? {
         Some(object) => Ok(object),
         None => loads_bytes(&PyBytes::new(py, pickle)),
     }
@@ -286,18 +159,21 @@ impl Pickler {
 
 /// What a pickler wrote at a time. The contents of large `bytes` objects are written as that object.
 #[derive(Debug)]
-enum Chunk {
-    Object(Py<PyBytes>),
-    Copy(Vec<u8>),
-}
+struct Chunk(Py<PyBytes>);
 
 impl Chunk {
     fn bytes<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
-        match self {
-            Self::Object(bytes) => bytes.as_bytes(py),
-            Self::Copy(bytes) => bytes,
-        }
+        self.0.as_bytes(py)
     }
+}
+
+/// The contents of a bytearray, an array or a view, which may change once the pickler has returned.
+fn copy_of(data: &Bound<'_, PyAny>) -> PyResult<Py<PyBytes>> {
+    // SAFETY: attached, and an object.
+    let bytes = unsafe { ffi::PyBytes_FromObject(data.as_ptr()) };
+    // SAFETY: a new reference, or null with an exception set.
+    let bytes = unsafe { Bound::from_owned_ptr_or_err(data.py(), bytes) }?;
+    Ok(bytes.cast_into()?.unbind())
 }
 
 /// The file that a pickler writes to.
@@ -315,9 +191,8 @@ impl Sink {
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let chunk = match data.cast_exact::<PyBytes>() {
-            Ok(bytes) => Chunk::Object(bytes.clone().unbind()),
-            // A bytearray or a view, which may change once the pickler has returned.
-            Err(_) => Chunk::Copy(PyBuffer::<u8>::get(data)?.to_vec(data.py())?),
+            Ok(bytes) => Chunk(bytes.clone().unbind()),
+            Err(_) => Chunk(copy_of(data)?),
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
         Ok(())

@@ -20,7 +20,7 @@ use pyo3::{
 use crate::{
     handle,
     late::Late,
-    pickling,
+    pickling, plain,
     wait::{Timeout, block},
 };
 
@@ -115,7 +115,7 @@ fn copy_out(message: &Message<'_>, small: &mut [MaybeUninit<u8>; SMALL], whole: 
     }
     let mut beginning = [MaybeUninit::new(0); 16];
     message.copy_from(0, &mut beginning)?;
-    let contents = if whole { pickling::bytes_within(&initialized(&beginning), message.len()) } else { None };
+    let contents = if whole { plain::bytes_within(&initialized(&beginning), message.len()) } else { None };
     let (offset, length) = contents.unwrap_or((0, length));
     Python::attach(|py| {
         let (bytes, place) = pickling::new_bytes(py, length).map_err(|_| io::ErrorKind::OutOfMemory)?;
