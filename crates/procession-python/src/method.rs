@@ -62,8 +62,9 @@ pub(crate) fn install<T: Acquirable>(class: &Bound<'_, PyType>) -> PyResult<()> 
           Acquire it, waiting while others hold it: as long as it takes if timeout is None, else that many seconds;\n\
           not at all if block is false. Return whether it was acquired.",
     )?;
-    let method = ffi::PyMethodDefPointer { PyCFunction: release::<T> };
-    define(class, c"release", method, ffi::METH_NOARGS, c"release($self, /)\n--\n\nRelease it.")?;
+    // Not METH_NOARGS, for which the interpreter has no short way if the method was taken from the object beforehand.
+    let method = ffi::PyMethodDefPointer { PyCFunctionFast: release::<T> };
+    define(class, c"release", method, ffi::METH_FASTCALL, c"release($self, /)\n--\n\nRelease it.")?;
     let method = ffi::PyMethodDefPointer { PyCFunction: enter::<T> };
     define(class, c"__enter__", method, ffi::METH_NOARGS, c"__enter__($self, /)\n--\n\nAcquire it.")?;
     let method = ffi::PyMethodDefPointer { PyCFunctionFast: exit::<T> };
@@ -100,6 +101,14 @@ fn within<R>(body: impl FnOnce(Python<'_>) -> PyResult<R>) -> Option<R> {
             .unwrap_or_else(|_| Err(PyRuntimeError::new_err("a bug in procession: the native part panicked")));
         result.map_err(|error| error.restore(py)).ok()
     })
+}
+
+/// Makes `error` the interpreter's present exception. What to return then.
+#[cold]
+#[inline(never)]
+fn raise(error: PyErr) -> *mut ffi::PyObject {
+    within(|_| Err::<(), _>(error));
+    std::ptr::null_mut()
 }
 
 /// A new reference to a singleton.
@@ -146,24 +155,40 @@ unsafe extern "C" fn acquire<T: Acquirable>(
     if positional == 0 && keywords.is_null() && this.core().is_ok_and(Acquire::try_acquire) {
         return truth(true);
     }
+    // SAFETY: called as this is.
+    unsafe { acquire_with_arguments(this, arguments, positional as usize, keywords) }
+}
+
+/// The rest of `acquire`, apart, so that the registers it needs are saved by it alone.
+///
+/// # Safety
+///
+/// The calling convention: positional arguments, then the values of the keywords; a tuple of their names, or null.
+#[inline(never)]
+unsafe fn acquire_with_arguments<T: Acquirable>(
+    this: &T,
+    arguments: *const *mut ffi::PyObject,
+    positional: usize,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     let acquired = within(|py| {
         let keywords = if keywords.is_null() {
             None
         } else {
-            // SAFETY: not null: a tuple of the names, borrowed from the caller.
+            // SAFETY: not null: a tuple, borrowed from the caller.
             Some(unsafe { Borrowed::from_ptr(py, keywords) }.cast::<PyTuple>()?.to_owned())
         };
-        let count = positional as usize + keywords.as_ref().map_or(0, PyTupleMethods::len);
+        let count = positional + keywords.as_ref().map_or(0, PyTupleMethods::len);
         let pointers = if count == 0 {
             &[]
         } else {
-            // SAFETY: the calling convention: positional arguments, then the values of the keywords.
+            // SAFETY: by the caller's word so many are there.
             unsafe { slice::from_raw_parts(arguments, count) }
         };
         // SAFETY: borrowed from the caller for the time of the call.
         let values = pointers.iter().map(|&pointer| unsafe { Borrowed::from_ptr(py, pointer) }.to_owned());
         let values: Vec<Bound<'_, PyAny>> = values.collect();
-        let [block, timeout] = parse(&values, positional as usize, keywords.as_ref())?;
+        let [block, timeout] = parse(&values, positional, keywords.as_ref())?;
         let block = block.map_or(Ok(true), Bound::is_truthy)?;
         acquire::acquire(py, this.core()?, Truth(block), timeout)
     });
@@ -199,24 +224,32 @@ unsafe extern "C" fn enter<T: Acquirable>(object: *mut ffi::PyObject, _: *mut ff
     if this.core().is_ok_and(Acquire::try_acquire) {
         return truth(true);
     }
-    let acquired = within(|py| acquire::acquire(py, this.core()?, Truth(true), None));
-    acquired.map_or(std::ptr::null_mut(), truth)
+    // SAFETY: without any arguments.
+    unsafe { acquire_with_arguments(this, std::ptr::null(), 0, std::ptr::null_mut()) }
 }
 
-unsafe extern "C" fn release<T: Acquirable>(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: the descriptor checks the type of the object.
-    let this = unsafe { contents::<T>(&object) };
-    match this.core().and_then(Acquire::release) {
-        Ok(()) => none(),
-        Err(error) => within(|_| Err::<(), _>(error)).map_or(std::ptr::null_mut(), |()| none()),
+unsafe extern "C" fn release<T: Acquirable>(
+    object: *mut ffi::PyObject,
+    arguments: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    if count != 0 {
+        return raise(PyTypeError::new_err(format!("release() takes no arguments ({count} given)")));
     }
+    // SAFETY: called as this is.
+    unsafe { exit::<T>(object, arguments, count) }
 }
 
+/// `__exit__`, whose arguments don't matter.
 unsafe extern "C" fn exit<T: Acquirable>(
     object: *mut ffi::PyObject,
     _: *mut *mut ffi::PyObject,
     _: ffi::Py_ssize_t,
 ) -> *mut ffi::PyObject {
-    // SAFETY: what it is called with is what `release` is to be called with.
-    unsafe { release::<T>(object, std::ptr::null_mut()) }
+    // SAFETY: the descriptor checks the type of the object.
+    let this = unsafe { contents::<T>(&object) };
+    match this.core().and_then(Acquire::release) {
+        Ok(()) => none(),
+        Err(error) => raise(error),
+    }
 }

@@ -32,7 +32,7 @@ use std::{
 
 use super::{
     lock::LockWord,
-    wait::{Slices, Wait, WaitError, spin},
+    wait::{Slices, Wait, WaitError},
 };
 use crate::{
     loom::{AtomicU32, AtomicU64, Ordering},
@@ -180,9 +180,6 @@ impl BarrierState {
     }
 
     fn wait_for_others(&self, mine: u32, wait: &mut Wait<'_>) -> Result<(), BarrierError> {
-        if spin(|| self.outcome(mine, self.load()).is_some()) {
-            return self.outcome(mine, self.load()).unwrap_or(Ok(()));
-        }
         let mut slices = Slices::new();
         loop {
             let word = self.load();

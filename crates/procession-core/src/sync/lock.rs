@@ -233,9 +233,10 @@ impl Lock {
     /// Acquires the lock if it is free. Never blocks, and does not look whether a holder died.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        let acquired = self.state.word.try_acquire(ProcessId::current());
+        let me = ProcessId::current();
+        let acquired = self.state.word.try_acquire(me);
         if acquired {
-            self.state.thread.store(thread_id(), Ordering::Relaxed);
+            self.state.thread.store(thread_id(me), Ordering::Relaxed);
         }
         acquired
     }
@@ -263,8 +264,9 @@ impl Lock {
     /// [`WaitError`] if the wait ended without the lock.
     #[inline]
     pub fn acquire(&self, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
-        let acquired = self.state.word.acquire(ProcessId::current(), wait)?;
-        self.state.thread.store(thread_id(), Ordering::Relaxed);
+        let me = ProcessId::current();
+        let acquired = self.state.word.acquire(me, wait)?;
+        self.state.thread.store(thread_id(me), Ordering::Relaxed);
         Ok(acquired)
     }
 
@@ -289,7 +291,8 @@ impl Lock {
 
     /// Whether the calling thread acquired it.
     pub fn is_mine(&self) -> bool {
-        self.owner() == Some(ProcessId::current()) && self.state.thread.load(Ordering::Relaxed) == thread_id()
+        let me = ProcessId::current();
+        self.owner() == Some(me) && self.state.thread.load(Ordering::Relaxed) == thread_id(me)
     }
 }
 

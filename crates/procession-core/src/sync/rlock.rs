@@ -49,50 +49,46 @@ unsafe impl Atomics for RLockState {}
 
 impl RLockState {
     #[inline]
-    fn is_mine(&self) -> bool {
-        self.thread.load(Ordering::Relaxed) == thread_id() && self.word.owner() == Some(ProcessId::current())
+    fn is_mine(&self, me: ProcessId) -> bool {
+        self.thread.load(Ordering::Relaxed) == thread_id(me) && self.word.owner() == Some(me)
     }
 
     #[inline]
-    fn depth_of_mine(&self) -> u32 {
-        if self.is_mine() { self.depth.load(Ordering::Relaxed) } else { 0 }
+    fn depth_of_mine(&self, me: ProcessId) -> u32 {
+        if self.is_mine(me) { self.depth.load(Ordering::Relaxed) } else { 0 }
     }
 
     #[inline]
-    fn own(&self, depth: u32) {
+    fn own(&self, me: ProcessId, depth: u32) {
         self.depth.store(depth, Ordering::Relaxed);
-        self.thread.store(thread_id(), Ordering::Relaxed);
+        self.thread.store(thread_id(me), Ordering::Relaxed);
     }
 
     #[inline]
-    fn try_acquire(&self) -> bool {
-        if self.word.try_acquire(ProcessId::current()) {
-            self.own(1);
-            return true;
-        }
-        self.again()
-    }
-
-    /// One level more, if the lock is the caller's already.
-    #[inline]
-    fn again(&self) -> bool {
-        let depth = self.depth_of_mine();
+    fn try_acquire(&self, me: ProcessId) -> bool {
+        // Looked at first: an attempt on a word that is held costs more.
+        let depth = self.depth_of_mine(me);
         if depth != 0 {
             self.depth.store(depth + 1, Ordering::Relaxed);
+            return true;
         }
-        depth != 0
+        let acquired = self.word.try_acquire(me);
+        if acquired {
+            self.own(me, 1);
+        }
+        acquired
     }
 
-    fn acquire(&self, depth: u32, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
-        let acquired = self.word.acquire(ProcessId::current(), wait)?;
-        self.own(depth);
+    fn acquire(&self, me: ProcessId, depth: u32, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
+        let acquired = self.word.acquire(me, wait)?;
+        self.own(me, depth);
         Ok(acquired)
     }
 
     /// Gives up `levels` of what the caller holds.
     #[inline]
-    fn release(&self, levels: u32) -> Result<(), NotOwner> {
-        let depth = self.depth_of_mine();
+    fn release(&self, me: ProcessId, levels: u32) -> Result<(), NotOwner> {
+        let depth = self.depth_of_mine(me);
         if depth == 0 {
             return Err(NotOwner);
         }
@@ -152,7 +148,7 @@ impl RLock {
     /// Acquires the lock if it is free or the caller's already. Never blocks, and does not look whether an owner died.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        self.state.try_acquire()
+        self.state.try_acquire(ProcessId::current())
     }
 
     /// As [`try_acquire`](Self::try_acquire), but looks now and then whether the owner died.
@@ -164,7 +160,7 @@ impl RLock {
         if self.try_acquire() {
             Ok(Acquired::Held)
         } else if self.looks.due() {
-            self.state.acquire(1, &mut Wait::timeout(Duration::ZERO))
+            self.state.acquire(ProcessId::current(), 1, &mut Wait::timeout(Duration::ZERO))
         } else {
             Err(WaitError::TimedOut)
         }
@@ -176,7 +172,7 @@ impl RLock {
     ///
     /// [`WaitError`] if the wait ended without the lock.
     pub fn acquire(&self, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
-        if self.try_acquire() { Ok(Acquired::Held) } else { self.state.acquire(1, wait) }
+        if self.try_acquire() { Ok(Acquired::Held) } else { self.state.acquire(ProcessId::current(), 1, wait) }
     }
 
     /// Gives up one level; the lock is free after the last one.
@@ -186,7 +182,7 @@ impl RLock {
     /// [`NotOwner`] if the calling thread does not own it; nothing has changed then.
     #[inline]
     pub fn release(&self) -> Result<(), NotOwner> {
-        self.state.release(1)
+        self.state.release(ProcessId::current(), 1)
     }
 
     /// Gives up all levels at once and tells how many there were, for [`acquire_to`](Self::acquire_to).
@@ -195,8 +191,9 @@ impl RLock {
     ///
     /// [`NotOwner`] if the calling thread does not own it.
     pub fn release_all(&self) -> Result<u32, NotOwner> {
-        let depth = self.state.depth_of_mine();
-        self.state.release(u32::MAX).map(|()| depth)
+        let me = ProcessId::current();
+        let depth = self.state.depth_of_mine(me);
+        self.state.release(me, u32::MAX).map(|()| depth)
     }
 
     /// Acquires the lock and gets back to the depth that [`release_all`](Self::release_all) told.
@@ -205,7 +202,7 @@ impl RLock {
     ///
     /// [`WaitError`] if the wait ended without the lock.
     pub fn acquire_to(&self, depth: u32, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
-        self.state.acquire(depth, wait)
+        self.state.acquire(ProcessId::current(), depth, wait)
     }
 
     /// The process that owns the lock, as of now. It may be dead.
@@ -215,7 +212,7 @@ impl RLock {
 
     /// Whether the calling thread owns it.
     pub fn is_mine(&self) -> bool {
-        self.state.is_mine()
+        self.state.is_mine(ProcessId::current())
     }
 
     /// How many times its owner acquired it, as of now; 0 if it is free.
@@ -326,17 +323,17 @@ mod models {
                 .map(|_| {
                     let shared = shared.clone();
                     thread::spawn(move || {
-                        let lock = &shared.0;
-                        if !lock.try_acquire() {
-                            let _ = lock.acquire(1, &mut Wait::forever()).unwrap();
+                        let (lock, me) = (&shared.0, ProcessId::current());
+                        if !lock.try_acquire(me) {
+                            let _ = lock.acquire(me, 1, &mut Wait::forever()).unwrap();
                         }
-                        assert!(lock.try_acquire());
+                        assert!(lock.try_acquire(me));
                         // SAFETY: the lock is held; loom reports an overlap.
                         shared.1.with_mut(|value| unsafe { *value += 1 });
-                        lock.release(1).unwrap();
-                        assert!(lock.is_mine());
-                        lock.release(1).unwrap();
-                        assert!(!lock.is_mine());
+                        lock.release(me, 1).unwrap();
+                        assert!(lock.is_mine(me));
+                        lock.release(me, 1).unwrap();
+                        assert!(!lock.is_mine(me));
                     })
                 })
                 .collect();
