@@ -1,7 +1,8 @@
 """The client side of managers: how a server is asked, and the base of the proxies that stand for its objects.
 
 A process has one connection to a server for each of its threads that uses it, opened when first needed. The server
-gives each connection a thread of its own, so that to a shared lock the client's threads are told apart.
+gives each connection a thread of its own, so that to a shared lock the client's threads are told apart. MANAGERS.md has
+the protocol; names in quotes are its scenarios.
 """
 
 import os
@@ -114,10 +115,10 @@ class _Line(Wire):
             self.send(message)
             reply = self.receive()
         except BaseException:
-            # Whatever comes next would be the reply to this request.
+            # "Interrupted": whatever comes next would be the reply to this request.
             self.close()
             raise
-        # From here on the objects in the reply may ask the server on this line.
+        # "Popped": the objects in the reply ask the server, and may do it on this line.
         self.busy = False
         return self.loads(reply)
 
@@ -153,8 +154,7 @@ class _Peer:
     def line(self):
         """This thread's line, opened if need be.
 
-        While it is busy a spare one, to be closed after use: a signal handler or a garbage collection may want to ask
-        in the middle of a question.
+        While it is busy a spare one, to be closed after use ("In the middle").
         """
         line = getattr(self.tls, "line", None)
         if line is None or line.closed:
@@ -195,7 +195,7 @@ class _Peer:
             try:
                 reply = line.exchange((None, methodname, args, kwds or {}))
             except (EOFError, OSError):
-                # The server at the other end is gone; perhaps there is a new one.
+                # "Server gone": perhaps there is a new one.
                 util.debug("connection to manager was lost, making another")
             else:
                 return _result_of(*reply)
@@ -338,7 +338,7 @@ class BaseProxy:
 
 
 def _forget_parents_lines():
-    # Runs in each forked child. Only this thread is left, so only its lines are there.
+    # "Forked". Only this thread is left in the child, so only its lines are there.
     global _generation
     _generation += 1
     BaseProxy._mutex._at_fork_reinit()
@@ -355,6 +355,7 @@ def RebuildProxy(func, token, serializer, kwds):
     current = process.current_process()
     server = getattr(current, "_manager_server", None)
     if server is not None and server.address == token.address:
+        # "Nested".
         util.debug("Rebuild a proxy owned by manager, token=%r", token)
         proxy = func(token, serializer, manager_owned=True, **kwds)
         server.keep(proxy)

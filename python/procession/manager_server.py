@@ -1,8 +1,6 @@
 """The server of a manager: keeps objects, and calls their methods for clients.
 
-What a client sends is `(id, method, args, kwds)` and what it gets back is `(kind, result)`. The id is that of an
-object, or None for the server itself. A new connection carries one request for the server; if that is
-`accept_connection`, any number for objects follow it, and for the server too.
+MANAGERS.md has the protocol; names in quotes are its scenarios.
 """
 
 import collections
@@ -150,8 +148,7 @@ class Server:
         wire = Wire(conn)
         receive, loads = wire.receive, wire.loads
         own = [method for method in self.public if method not in ("accept_connection", "shutdown")]
-        # A result is kept until the client's next call. It may hold the last proxy of another object, to which the
-        # client first has to get a reference.
+        # "Popped": it is kept until the client's next call.
         message = None
         while not self.stop_event.is_set():
             try:
@@ -320,7 +317,7 @@ class Server:
             if self.id_to_refcount[ident]:
                 return
             del self.id_to_refcount[ident]
-            # Freed outside of the lock: whatever runs then may need it.
+            # "Freed under the lock".
             entry = self.id_to_obj.pop(ident)
         util.debug("disposing of obj with id %r", ident)
         del entry
@@ -333,7 +330,7 @@ class Server:
             if ident not in self.id_to_local_proxy_obj:
                 self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
             self._local_proxies[ident] += 1
-        # It may be called by a collection while this thread has the lock, so it does no more than take a note.
+        # "Nested": a collection may call it while this thread has the lock.
         util.Finalize(proxy, self._dropped.append, args=(ident,))
 
     def _forget_dropped(self):
