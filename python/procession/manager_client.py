@@ -6,6 +6,7 @@ the protocol; names in quotes are its scenarios.
 """
 
 import os
+import sys
 import threading
 
 from . import connection, process, util
@@ -384,12 +385,15 @@ def _forwarder(name):
 def MakeProxyType(name, exposed, _cache=_proxy_types):
     """A type of proxies with the methods named in `exposed`."""
     exposed = tuple(exposed)
-    made = _cache.get((name, exposed))
+    # Its proxies can be pickled if it is stored under its name where it was made.
+    module = sys._getframe(1).f_globals.get("__name__", __name__)
+    made = _cache.get((module, name, exposed))
     if made is None:
-        methods = {method: _forwarder(method) for method in exposed}
-        for method, function in methods.items():
-            function.__qualname__ = f"{name}.{method}"
-        made = _cache[name, exposed] = type(name, (BaseProxy,), {**methods, "_exposed_": exposed})
+        members = {"_exposed_": exposed, "__module__": module}
+        for method in exposed:
+            members[method] = _forwarder(method)
+            members[method].__qualname__ = f"{name}.{method}"
+        made = _cache[module, name, exposed] = type(name, (BaseProxy,), members)
     return made
 
 
