@@ -219,6 +219,8 @@ class BaseProxy:
 
     _address_to_local = {}
     _mutex = util.ForkAwareThreadLock()
+    # Gives the reference back; None if there is none.
+    _close = None
 
     def __init__(self, token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False):
         self._token, self._id = token, token.id
@@ -285,6 +287,10 @@ class BaseProxy:
             return
         self._peer.ask("incref", (self._id,), keep=True)
         util.debug("INCREF %r", self._id)
+        self._hold()
+
+    def _hold(self):
+        """See to it that the reference is given back."""
         reference = self._id, object()
         self._peer.references.add(reference)
         state = self._manager._state if self._manager else None
@@ -308,6 +314,10 @@ class BaseProxy:
 
     def _after_fork(self):
         self._manager = None
+        if self._generation == _generation and self._close is not None:
+            # Unpickled in this very process, a child of the fork server, which then cleared the finalizers.
+            self._hold()
+            return
         self._generation = _generation
         try:
             self._incref()
