@@ -843,7 +843,7 @@ def test_shared_memory_goes_with_its_manager(ctx, nothing_left_behind):
 
 def test_shared_memory_manager_has_to_be_started():
     manager = managers.SharedMemoryManager()
-    with pytest.raises(procession.ProcessError, match="start"):
+    with pytest.raises(ValueError, match="start"):
         manager.SharedMemory(10)
-    with pytest.raises(procession.ProcessError, match="start"):
+    with pytest.raises(ValueError, match="start"):
         manager.ShareableList([])

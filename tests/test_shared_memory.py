@@ -206,21 +206,26 @@ def test_list_holds_what_it_was_given(items):
         items[len(ITEMS)]
     with pytest.raises(IndexError, match="assignment index out of range"):
         items[-len(ITEMS) - 1] = 1
-    assert items.format == "qqdxxxxxxx?xxxxxxx?xxxxxx?x8s16s8s8s8s"
+    assert items.format == "qqdxxxxxxx?xxxxxxx?xxxxxx?x8s8s8s8s8s"
+    longer = ShareableList(["ééééé", "12345678"])
+    assert list(longer) == ["ééééé", "12345678"]
+    assert longer.format == "16s16s"
+    longer.shm.close()
+    longer.shm.unlink()
     assert ShareableList[int].__origin__ is ShareableList
 
 
 def test_list_items_change_type_within_their_space(items):
     items[0] = 2.5
     items[2] = "8 letter"
-    items[7] = b"fits in 16 bytes"
+    items[7] = b"8 bytes!"
     assert items[0] == 2.5
     assert items[2] == "8 letter"
-    assert items[7] == b"fits in 16 bytes"
+    assert items[7] == b"8 bytes!"
     items[7] = None
     assert items[7] is None
-    items[7] = "again 16 letters"
-    assert items[7] == "again 16 letters"
+    items[7] = "again 8!"
+    assert items[7] == "again 8!"
 
 
 @pytest.mark.parametrize(

@@ -448,15 +448,22 @@ class SharedMemoryManager(BaseManager):
 
     def SharedMemory(self, size):
         """New shared memory of `size` bytes."""
-        self._check_state(State.STARTED)
+        self._check_started()
         return self._tracked(shared_memory.SharedMemory(None, create=True, size=size))
 
     def ShareableList(self, sequence):
         """A new list in shared memory, with these values."""
-        self._check_state(State.STARTED)
+        self._check_started()
         made = shared_memory.ShareableList(sequence)
         self._tracked(made.shm)
         return made
+
+    def _check_started(self):
+        try:
+            self._check_state(State.STARTED)
+        except ProcessError as error:
+            # What the standard package raises, without meaning to: it asks None for the server's address.
+            raise ValueError(str(error)) from None
 
     def _tracked(self, segment):
         try:

@@ -242,7 +242,9 @@ class ShareableList:
         if form is None:
             raise KeyError(f"a ShareableList holds int, float, bool, str, bytes and None, not {type(item).__name__}")
         if "%" in form:
-            form %= self._alignment * (len(encoded) // self._alignment + 1)
+            # By characters, as the standard package does it; that can be too little for what isn't ASCII.
+            words = max(len(item) // self._alignment + 1, -(-len(encoded) // self._alignment))
+            form %= self._alignment * words
         if len(form) > _WORD:
             raise AssertionError(f"an item of {len(encoded)} bytes is too long for a ShareableList")
         return form
