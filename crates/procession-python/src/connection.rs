@@ -5,7 +5,7 @@ use std::{
     ffi::CStr,
     mem::MaybeUninit,
     os::fd::RawFd,
-    ptr, slice,
+    slice,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -16,7 +16,6 @@ use procession_core::{
 use pyo3::{
     buffer::PyUntypedBuffer,
     exceptions::{PyBufferError, PyEOFError, PyOSError, PyTypeError, PyValueError},
-    ffi,
     prelude::*,
     sync::PyOnceLock,
     types::{PyBytes, PyDict, PyTuple, PyType},
@@ -24,6 +23,7 @@ use pyo3::{
 
 use crate::{
     late::Late,
+    pickling,
     wait::{Timeout, block},
 };
 
@@ -76,13 +76,17 @@ impl Connection {
     /// Send an object, which is pickled.
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.sender()?;
-        let message = PyUntypedBuffer::get(&dumps(obj)?)?;
-        transmit(py, end, bytes_of(&message))
+        pickling::with_pickle(obj, |parts| transmit(py, end, parts))?
     }
 
     /// Receive an object. `EOFError` if the other end was closed and nothing is left to receive.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        loads(&take(py, self.receiver()?, None)?)
+        let end = self.receiver()?;
+        let (mut incoming, length) = announced(py, end)?;
+        if let Some(message) = incoming.whole() {
+            return pickling::loads(py, message);
+        }
+        pickling::loads_bytes(&receive_bytes(py, end, incoming, length)?)
     }
 
     /// Send the bytes of an object that has a buffer, from offset on, size of them or all.
@@ -105,7 +109,7 @@ impl Connection {
             Some(Err(_)) => return Err(PyValueError::new_err("size is negative")),
             Some(Ok(size)) => rest.get(..size).ok_or_else(|| PyValueError::new_err("buffer length < offset + size"))?,
         };
-        transmit(py, end, message)
+        transmit(py, end, &[message])
     }
 
     /// Receive the bytes of a message. `OSError` if it has more than maxlength; nothing can be received afterwards.
@@ -281,9 +285,10 @@ pub(crate) fn wait(py: Python<'_>, descriptors: Vec<RawFd>, timeout: Timeout) ->
 }
 
 /// Sends a message.
-fn transmit(py: Python<'_>, end: &End, message: &[u8]) -> PyResult<()> {
-    let mut outgoing = end.core.sending(message).map_err(|error| raised(py, end, error))?;
-    if message.len() <= SMALL && outgoing.try_finish().map_err(|error| raised(py, end, error))? {
+fn transmit(py: Python<'_>, end: &End, parts: &[&[u8]]) -> PyResult<()> {
+    let mut outgoing = end.core.sending(parts).map_err(|error| raised(py, end, error))?;
+    let small = parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL;
+    if small && outgoing.try_finish().map_err(|error| raised(py, end, error))? {
         return Ok(());
     }
     blocking(py, end, Timeout::FOREVER, |wait| outgoing.finish(wait))?;
@@ -316,17 +321,8 @@ fn receive_bytes<'py>(
     mut incoming: channel::Incoming<'_>,
     length: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    // SAFETY: with null for the contents they are left to be filled in.
-    let object = unsafe { ffi::PyBytes_FromStringAndSize(ptr::null(), length as ffi::Py_ssize_t) };
-    // SAFETY: a new reference, or null with an exception set (there is no memory for what was announced).
-    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
-    // SAFETY: it was made as a bytes object.
-    let bytes = unsafe { object.cast_into_unchecked::<PyBytes>() };
+    let (bytes, body) = pickling::new_bytes(py, length)?;
     if length > 0 {
-        // SAFETY: a bytes object has its contents in one place for its life.
-        let start = unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) };
-        // SAFETY: `length` bytes, which nobody else knows of before this returns.
-        let body = unsafe { slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), length) };
         receive_into(py, end, &mut incoming, body)?;
     }
     Ok(bytes)
@@ -418,19 +414,4 @@ fn bytes_of(buffer: &PyUntypedBuffer) -> &[u8] {
     // SAFETY: the exporter keeps so many bytes in place while the buffer lives. They may change meanwhile, as with any
     // write to a file; nothing but the kernel reads them.
     unsafe { slice::from_raw_parts(buffer.buf_ptr().cast(), length) }
-}
-
-fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = object.py();
-    let function = DUMPS.get_or_try_init(py, || {
-        let pickler = py.import("procession.reduction")?.getattr("ForkingPickler")?;
-        pickler.getattr("dumps").map(Bound::unbind)
-    })?;
-    function.bind(py).call1((object,))
-}
-
-fn loads<'py>(message: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    LOADS.import(message.py(), "_pickle", "loads")?.call1((message,))
 }

@@ -25,6 +25,8 @@ const FIRST_PACKET: usize = 64 * 1024;
 const NEXT_PACKET: usize = 128 * 1024;
 /// A packet is not made smaller than this, however small the socket's buffer is.
 const LEAST_PACKET: usize = 512;
+/// So many pieces of a message go into one system call.
+const MOST_PIECES: usize = 8;
 /// The most that one system call is asked to move: the kernel's own limit is a page less than 2 GiB.
 const MOST_AT_ONCE: usize = 1 << 30;
 
@@ -146,15 +148,18 @@ impl Connection {
         self.descriptor.replace(fd);
     }
 
-    /// Begins to send a message. Nothing is sent before [`Outgoing::try_finish`] or [`Outgoing::finish`].
+    /// Begins to send a message, made of parts one after another. Nothing is sent before [`Outgoing::try_finish`] or
+    /// [`Outgoing::finish`].
     ///
     /// # Errors
     ///
     /// [`ConnectionError::Closed`], [`ConnectionError::OutOfStep`].
-    pub fn sending<'a>(&'a self, body: &'a [u8]) -> Result<Outgoing<'a>, ConnectionError> {
+    pub fn sending<'a>(&'a self, parts: &'a [&'a [u8]]) -> Result<Outgoing<'a>, ConnectionError> {
         let in_use = self.enter(&self.sending_broken)?;
-        let header = Header::new(body.len());
-        Ok(Outgoing { connection: self, in_use, header, body, sent: 0, largest: NEXT_PACKET, failed: false })
+        let length = parts.iter().map(|part| part.len()).sum();
+        let header = Header::new(length);
+        let left = header.as_bytes().len() + length;
+        Ok(Outgoing { connection: self, in_use, header, parts, sent: 0, left, largest: NEXT_PACKET, failed: false })
     }
 
     /// Sends a message: blocks while the other side doesn't make room for it.
@@ -172,7 +177,7 @@ impl Connection {
     ///
     /// Those of [`Outgoing::finish`].
     pub fn send(&self, body: &[u8], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
-        self.sending(body)?.finish(wait)
+        self.sending(&[body])?.finish(wait)
     }
 
     /// Begins to receive a message. Nothing is taken before [`Incoming::try_length`] or [`Incoming::length`].
@@ -330,9 +335,10 @@ pub struct Outgoing<'a> {
     connection: &'a Connection,
     in_use: InUse<'a>,
     header: Header,
-    body: &'a [u8],
-    /// Bytes of header and body the kernel has taken.
+    parts: &'a [&'a [u8]],
+    /// Bytes, the header's included, that the kernel has taken, and that it has not.
     sent: usize,
+    left: usize,
     /// The largest packet that the socket takes.
     largest: usize,
     failed: bool,
@@ -359,22 +365,24 @@ impl Outgoing<'_> {
 
     fn run(&mut self, how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
         let (fd, connection) = (self.in_use.number(), self.connection);
-        let head = self.header.as_bytes();
-        while self.sent < head.len() + self.body.len() {
-            let header = &head[self.sent.min(head.len())..];
-            let body = &self.body[self.sent.saturating_sub(head.len())..];
+        while self.left > 0 {
             let most = match connection.kind() {
                 Kind::Packets if self.sent == 0 => self.largest.min(FIRST_PACKET),
                 Kind::Packets => self.largest,
                 Kind::Stream | Kind::File => MOST_AT_ONCE,
             };
-            let pieces = [IoSlice::new(header), IoSlice::new(&body[..body.len().min(most - header.len())])];
+            let mut pieces = [IoSlice::new(&[]); MOST_PIECES];
+            let count = self.gather(most, &mut pieces);
+            let pieces = &pieces[..count];
             let call = |blocking| match connection.kind() {
-                Kind::File => sys::write(fd, &pieces, blocking),
-                Kind::Packets | Kind::Stream => sys::send(fd, &pieces, blocking),
+                Kind::File => sys::write(fd, pieces, blocking),
+                Kind::Packets | Kind::Stream => sys::send(fd, pieces, blocking),
             };
             match connection.attempt(fd, Towards::Them, self.sent > 0, how, call) {
-                Ok(Some(moved)) => self.sent += moved,
+                Ok(Some(moved)) => {
+                    self.sent += moved;
+                    self.left -= moved;
+                }
                 Ok(None) => return Ok(false),
                 // The socket's buffer is smaller than this packet: smaller ones have to do.
                 Err(ConnectionError::Io(error))
@@ -390,11 +398,31 @@ impl Outgoing<'_> {
         }
         Ok(true)
     }
+
+    /// What comes next, at most so many bytes of it; returns the number of pieces.
+    fn gather<'b>(&'b self, most: usize, pieces: &mut [IoSlice<'b>; MOST_PIECES]) -> usize {
+        let (mut skip, mut room, mut count) = (self.sent, most, 0);
+        for part in std::iter::once(self.header.as_bytes()).chain(self.parts.iter().copied()) {
+            let rest = &part[skip.min(part.len())..];
+            skip = skip.saturating_sub(part.len());
+            let taken = &rest[..rest.len().min(room)];
+            if taken.is_empty() {
+                continue;
+            }
+            pieces[count] = IoSlice::new(taken);
+            room -= taken.len();
+            count += 1;
+            if count == MOST_PIECES || room == 0 {
+                break;
+            }
+        }
+        count
+    }
 }
 
 impl Drop for Outgoing<'_> {
     fn drop(&mut self) {
-        let part = self.sent > 0 && self.sent < self.header.as_bytes().len() + self.body.len();
+        let part = self.sent > 0 && self.left > 0;
         // After an error of the system the next call gets its own error, which says more.
         if part && !self.failed {
             self.connection.sending_broken.store(true, Ordering::Relaxed);
@@ -464,6 +492,12 @@ impl Incoming<'_> {
     /// If the length is not known yet, or is another.
     pub fn finish(&mut self, body: &mut [MaybeUninit<u8>], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
         self.fill(body, &mut How::Wait(wait)).map(|finished| debug_assert!(finished))
+    }
+
+    /// The body, if its length is known and all of it came with the header, as it does in a packet.
+    pub fn whole(&mut self) -> Option<&[u8]> {
+        let (header, have) = (self.header, self.have);
+        (self.length? == have - header).then(|| &self.early.filled(have)[header..])
     }
 
     fn head(&mut self, how: &mut How<'_, '_>) -> Result<Option<usize>, ConnectionError> {
