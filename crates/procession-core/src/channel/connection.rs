@@ -257,15 +257,15 @@ impl Connection {
         how: &mut How<'_, '_>,
         mut call: impl FnMut(Blocking) -> io::Result<usize>,
     ) -> Result<Option<usize>, ConnectionError> {
-        let mut looks = if towards == Towards::Us { self.patience.get() } else { 0 };
-        let hoped = looks > 0;
+        let mut looks = None;
+        let mut made = 0;
         let mut slept = false;
         let mut blocking = Blocking::No;
         loop {
             let error = match call(blocking) {
                 Ok(moved) => {
-                    if hoped {
-                        self.patience.end(looks, slept);
+                    if looks.is_some_and(|looks| looks > 0) {
+                        self.patience.end(made, slept);
                     }
                     return Ok(Some(moved));
                 }
@@ -275,8 +275,10 @@ impl Connection {
                 (ErrorKind::Interrupted, How::Wait(wait)) => wait.signalled()?,
                 (ErrorKind::Interrupted, How::Now) => {}
                 (ErrorKind::WouldBlock, How::Now) => return Ok(None),
-                (ErrorKind::WouldBlock, How::Wait(_)) if looks > 0 => {
-                    looks -= 1;
+                (ErrorKind::WouldBlock, How::Wait(_))
+                    if towards == Towards::Us && made < *looks.get_or_insert_with(|| self.patience.get()) =>
+                {
+                    made += 1;
                     std::hint::spin_loop();
                 }
                 (ErrorKind::WouldBlock, How::Wait(wait)) => {
@@ -614,27 +616,37 @@ impl Early {
 /// It pays only if the answer comes sooner than a thread is put to sleep and woken. So it grows when it did, and shrinks
 /// when it did not.
 #[derive(Debug)]
-struct Patience(AtomicU32);
+struct Patience {
+    looks: AtomicU32,
+    waits: AtomicU32,
+}
 
 impl Patience {
     const MOST: u32 = 64;
     const LEAST: u32 = 2;
+    /// Every so often the most is tried: who has learned not to look would never learn better.
+    const PROBE_EVERY: u32 = 64;
 
     fn new() -> Self {
-        Self(AtomicU32::new(Self::MOST / 4))
+        Self { looks: AtomicU32::new(Self::MOST / 4), waits: AtomicU32::new(0) }
     }
 
     fn get(&self) -> u32 {
-        if one_core() { 0 } else { self.0.load(Ordering::Relaxed) }
+        if one_core() {
+            0
+        } else if self.waits.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::PROBE_EVERY) {
+            Self::MOST
+        } else {
+            self.looks.load(Ordering::Relaxed)
+        }
     }
 
-    fn end(&self, left: u32, slept: bool) {
-        let present = self.0.load(Ordering::Relaxed);
-        let next = match (slept, left < present) {
-            (true, _) => (present / 2).max(Self::LEAST),
-            (false, true) => (present * 2).min(Self::MOST),
-            (false, false) => return,
-        };
-        self.0.store(next, Ordering::Relaxed);
+    /// To be told how many looks were made, and whether they were in vain.
+    fn end(&self, made: u32, slept: bool) {
+        let usual = self.looks.load(Ordering::Relaxed);
+        let next = if slept { (usual / 2).max(Self::LEAST) } else { usual.max(made * 2).min(Self::MOST) };
+        if next != usual {
+            self.looks.store(next, Ordering::Relaxed);
+        }
     }
 }

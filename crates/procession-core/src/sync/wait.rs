@@ -157,7 +157,7 @@ pub(crate) fn spin(mut done: impl FnMut() -> bool) -> bool {
 
     let limit = spin_limit();
     let usual = ROUNDS.load(Relaxed).min(limit);
-    let probes = SPINS.fetch_add(1, Relaxed) % PROBE_EVERY == 0;
+    let probes = SPINS.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY);
     for round in 0..if probes { limit } else { usual } {
         if done() {
             ROUNDS.store(usual.max(round * 2 + FEWEST).min(limit), Relaxed);
