@@ -1,7 +1,8 @@
 //! The descriptor that is readable while a queue is not empty.
 //!
 //! An eventfd stands beside the ring. Nobody writes to it until somebody asked for its number: then the ring's doorbell
-//! is set for good, and whoever puts or takes a message looks whether the descriptor still tells the truth.
+//! is set for good, and whoever puts or takes a message sees to it that the descriptor tells the truth (PROTOCOL.md, "A
+//! poller and a kill").
 //!
 //! That is done under a lock, and from the state of the ring as it is then, so the last one to do it sets it right, whatever
 //! happened in between. `bell_state` spares the system call where the descriptor is as it should be:
@@ -19,8 +20,11 @@ use std::{
 
 use rustix::event::EventfdFlags;
 
-use super::ring::Ring;
-use crate::loom::Ordering::Relaxed;
+use super::ring::{Held, Ring};
+use crate::{
+    loom::Ordering::Relaxed,
+    sync::{Wait, WaitError},
+};
 
 const CLEAR: u32 = 0;
 const READABLE: u32 = 1;
@@ -48,26 +52,38 @@ impl Pollable {
         self.settle(ring);
     }
 
-    /// Makes the descriptor readable before a message is put into an empty ring. If the process is killed between
-    /// the message and the descriptor, a poller then looks in vain once at most; otherwise it would never look.
-    pub(super) fn announce(&self, ring: &Ring) {
-        if ring.doorbell() && ring.is_empty() {
-            ring.map().header().joining.bell_lock.with(|| self.set(ring, true));
-        }
+    /// Puts a message with the descriptor made readable before it is there, so that no poller misses it if the process is
+    /// killed in between. Who looks in between finds the lock held, and looks again ([`settle`](Self::settle)).
+    ///
+    /// `put` must not wait for a consumer: that one may wait for the lock.
+    pub(super) fn announced<R>(
+        &self,
+        ring: &Ring,
+        wait: &mut Wait<'_>,
+        put: impl FnOnce(&mut Wait<'_>) -> R,
+    ) -> Result<R, WaitError> {
+        let held = Held::acquire(&ring.map().header().joining.bell_lock, wait)?;
+        self.set(ring, true);
+        let result = put(wait);
+        self.set_right(ring);
+        drop(held);
+        Ok(result)
     }
 
     /// Makes the descriptor readable if there is a message, and not readable if there is none.
     pub(super) fn settle(&self, ring: &Ring) {
-        ring.map().header().joining.bell_lock.with(|| {
-            loop {
-                let filled = !ring.is_empty();
-                self.set(ring, filled);
-                // Whoever changes this now comes here afterwards, but might be killed on the way.
-                if ring.is_empty() != filled {
-                    break;
-                }
+        ring.map().header().joining.bell_lock.with(|| self.set_right(ring));
+    }
+
+    fn set_right(&self, ring: &Ring) {
+        loop {
+            let filled = !ring.is_empty();
+            self.set(ring, filled);
+            // Whoever changes this now comes here afterwards, but might be killed on the way.
+            if ring.is_empty() != filled {
+                break;
             }
-        });
+        }
     }
 
     fn set(&self, ring: &Ring, readable: bool) {

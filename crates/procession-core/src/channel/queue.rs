@@ -118,9 +118,15 @@ impl Queue {
         self.ring().len()
     }
 
-    /// Whether no message is in it.
+    /// Whether no message is in it. If the [descriptor](Self::pollable) just became readable, this waits for the message.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ring().is_empty()
+        let ring = self.ring();
+        ring.is_empty()
+            && (!ring.doorbell() || {
+                self.shared.pollable.settle(ring);
+                ring.is_empty()
+            })
     }
 
     /// Whether it holds as many messages as it may.
@@ -135,24 +141,24 @@ impl Queue {
         self.shared.pollable.as_fd()
     }
 
-    #[inline]
-    fn announced(&self, put: impl FnOnce() -> Result<Delivered, PutError>) -> Result<u64, PutError> {
-        self.shared.pollable.announce(self.ring());
-        let put = put();
-        match &put {
-            Ok(delivered) if !delivered.doorbell => {}
-            Err(_) if !self.ring().doorbell() => {}
-            _ => self.shared.pollable.settle(self.ring()),
+    /// Puts what fits, with the descriptor seen to.
+    fn put_fitting(&self, messages: &[&[&[u8]]], wait: &mut Wait<'_>) -> Result<u64, PutError> {
+        let ring = self.ring();
+        let delivered = if ring.doorbell() {
+            self.shared.pollable.announced(ring, wait, |wait| ring.put_now(messages, self.bound, wait))??
+        } else {
+            ring.put_now(messages, self.bound, wait)?
+        };
+        if delivered.doorbell {
+            self.shared.pollable.settle(ring);
         }
-        put.map(|delivered| delivered.count)
+        Ok(delivered.count)
     }
 
     #[inline]
     fn settled(&self, taken: Result<Delivered, TakeError>) -> Result<u64, TakeError> {
-        match &taken {
-            Ok(delivered) if !delivered.doorbell => {}
-            Err(_) if !self.ring().doorbell() => {}
-            _ => self.shared.pollable.settle(self.ring()),
+        if taken.as_ref().is_ok_and(|delivered| delivered.doorbell) {
+            self.shared.pollable.settle(self.ring());
         }
         taken.map(|delivered| delivered.count)
     }
@@ -163,26 +169,32 @@ impl Queue {
     ///
     /// As [`Ring::put`].
     pub fn put(&self, parts: &[&[u8]], wait: &mut Wait<'_>) -> Result<(), PutError> {
-        self.announced(|| self.ring().put(parts, self.bound, wait)).map(drop)
+        self.put_many(&[parts], wait).map(drop)
     }
 
     /// Puts one message if there is room. `patience` is for the moments in which another producer is at work.
     ///
     /// # Errors
     ///
-    /// As [`Ring::put`], and [`PutError::Full`].
+    /// As [`Ring::put_now`].
     pub fn put_now(&self, parts: &[&[u8]], patience: &mut Wait<'_>) -> Result<(), PutError> {
-        self.announced(|| self.ring().put_now(&[parts], self.bound, patience)).map(drop)
+        self.put_fitting(&[parts], patience).map(drop)
     }
 
     /// Puts one message without waiting for anything.
     ///
     /// # Errors
     ///
-    /// [`PutError`]
+    /// [`PutError`]; `Busy` also of a queue that is polled, which takes a lock more.
     #[inline]
     pub fn try_put(&self, parts: &[&[u8]]) -> Result<(), PutError> {
-        self.announced(|| self.ring().try_put(parts, self.bound)).map(drop)
+        if self.ring().doorbell() {
+            return Err(PutError::Busy);
+        }
+        if self.ring().try_put(parts, self.bound)?.doorbell {
+            self.shared.pollable.settle(self.ring());
+        }
+        Ok(())
     }
 
     /// Puts as many of the messages as there is room for, one at least; tells how many. See [`Ring::put_many`].
@@ -191,7 +203,13 @@ impl Queue {
     ///
     /// As [`Ring::put_many`].
     pub fn put_many(&self, messages: &[&[&[u8]]], wait: &mut Wait<'_>) -> Result<u64, PutError> {
-        self.announced(|| self.ring().put_many(messages, self.bound, wait))
+        let mut slices = Slices::new();
+        loop {
+            match self.put_fitting(messages, wait) {
+                Err(PutError::Full) => self.ring().wait_for_room(self.bound, wait, &mut slices)?,
+                other => return other,
+            }
+        }
     }
 
     /// [`put_many`](Self::put_many) without waiting for room.
@@ -200,7 +218,7 @@ impl Queue {
     ///
     /// As [`Ring::put_now`].
     pub fn put_many_now(&self, messages: &[&[&[u8]]], patience: &mut Wait<'_>) -> Result<u64, PutError> {
-        self.announced(|| self.ring().put_now(messages, self.bound, patience))
+        self.put_fitting(messages, patience)
     }
 
     /// Takes the oldest message, waiting for one; `read` copies it. See [`Ring::take_with`].
@@ -226,17 +244,35 @@ impl Queue {
         patience: &mut Wait<'_>,
         read: impl FnOnce(&Message<'_>) -> io::Result<R>,
     ) -> Result<R, TakeError> {
-        self.one(read, |read| self.ring().take_now_with(1, patience, read))
+        self.one(read, |read| self.take_announced(1, patience, read))
     }
 
     /// Takes the oldest message without waiting for anything.
     ///
     /// # Errors
     ///
-    /// [`TakeError`]
+    /// [`TakeError`]; `Busy` instead of `Empty` of a queue that is polled, as a message may be announced.
     #[inline]
     pub fn try_take_with<R>(&self, read: impl FnOnce(&Message<'_>) -> io::Result<R>) -> Result<R, TakeError> {
-        self.one(read, |read| self.ring().try_take_many_with(1, read))
+        match self.one(read, |read| self.ring().try_take_many_with(1, read)) {
+            Err(TakeError::Empty) if self.ring().doorbell() => Err(TakeError::Busy),
+            other => other,
+        }
+    }
+
+    /// Takes what is there, or has been announced to pollers.
+    fn take_announced(
+        &self,
+        most: u64,
+        patience: &mut Wait<'_>,
+        mut read: impl FnMut(&Message<'_>) -> io::Result<()>,
+    ) -> Result<Delivered, TakeError> {
+        loop {
+            match self.ring().take_now_with(most, patience, &mut read) {
+                Err(TakeError::Empty) if !self.is_empty() => {}
+                other => return other,
+            }
+        }
     }
 
     #[inline]
@@ -281,7 +317,7 @@ impl Queue {
         patience: &mut Wait<'_>,
         read: impl FnMut(&Message<'_>) -> io::Result<()>,
     ) -> Result<u64, TakeError> {
-        self.settled(self.ring().take_now_with(most, patience, read))
+        self.settled(self.take_announced(most, patience, read))
     }
 
     /// Waits until there is a message, without taking it.

@@ -206,21 +206,29 @@ impl Ring {
         bound: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<Delivered, PutError> {
-        let header = self.0.header();
         let mut slices = Slices::new();
         loop {
             match self.put_now(messages, bound, wait) {
-                Err(PutError::Full) => {}
+                Err(PutError::Full) => self.wait_for_room(bound, wait, &mut slices)?,
                 other => return other,
             }
-            let bound = bound.unwrap_or(u64::MAX);
-            let full = |got: u64| header.producers.tail.count().saturating_sub(got) >= bound;
-            let seen = self.get_count();
-            if !full(seen) || spin(|| self.get_count() != seen) {
-                continue;
-            }
-            header.sleepers.putters.sleep(&header.consumers.head.count, seen, wait, slices.next())?;
         }
+    }
+
+    /// Waits until there is room, or there may be: for a slice at most.
+    pub(super) fn wait_for_room(
+        &self,
+        bound: Option<u64>,
+        wait: &mut Wait<'_>,
+        slices: &mut Slices,
+    ) -> Result<(), WaitError> {
+        let header = self.0.header();
+        let seen = self.get_count();
+        let full = self.put_count().saturating_sub(seen) >= bound.unwrap_or(u64::MAX);
+        if !full || spin(|| self.get_count() != seen) {
+            return Ok(());
+        }
+        header.sleepers.putters.sleep(&header.consumers.head.count, seen, wait, slices.next())
     }
 
     /// [`put_many`](Self::put_many) without waiting for room; `patience` is for the moments in which another producer
@@ -630,7 +638,7 @@ impl AsFd for Ring {
 }
 
 /// The lock of a side, held. Freed when dropped.
-struct Held<'a>(&'a LockWord);
+pub(super) struct Held<'a>(&'a LockWord);
 
 impl<'a> Held<'a> {
     #[inline]
@@ -640,7 +648,7 @@ impl<'a> Held<'a> {
 
     /// A lock that a dead process left needs nothing repaired, so it does not matter how it was acquired.
     #[inline]
-    fn acquire(lock: &'a LockWord, wait: &mut Wait<'_>) -> Result<Self, WaitError> {
+    pub(super) fn acquire(lock: &'a LockWord, wait: &mut Wait<'_>) -> Result<Self, WaitError> {
         let _acquired = lock.acquire(ProcessId::current(), wait)?;
         Ok(Self(lock))
     }
