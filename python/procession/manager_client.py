@@ -9,9 +9,8 @@ import os
 import sys
 import threading
 
-from . import connection, process, util
+from . import _core, connection, process, util
 from .context import get_spawning_popen
-from .reduction import ForkingPickler
 
 __all__ = ["BaseProxy", "RemoteError", "Token", "dispatch"]
 
@@ -89,7 +88,7 @@ class Wire:
         # XML connections are wrapped ones.
         inner = getattr(connection, "_conn", None)
         if inner is None:
-            inner, self.dumps, self.loads = connection, ForkingPickler.dumps, ForkingPickler.loads
+            inner, self.dumps, self.loads = connection, _core.dumps, _core.loads
         else:
             self.dumps, self.loads = connection._dumps, connection._loads
         self.send, self.receive = inner.send_bytes, inner.recv_bytes

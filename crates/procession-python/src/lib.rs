@@ -31,6 +31,8 @@ pub mod _core {
     #[pymodule_export]
     use super::connection::{Connection, one_way_pipe, pipe, wait};
     #[pymodule_export]
+    use super::pickling::{py_dumps, py_loads};
+    #[pymodule_export]
     use super::pool::{
         ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolEngine, PoolFeed, PoolPort, PoolWorker,
     };

@@ -79,6 +79,28 @@ pub(crate) fn loads_bytes<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'
     call(LOADS.import(pickle.py(), "_pickle", "loads")?, pickle)
 }
 
+/// The pickle of an object as the package writes it, for those who send it themselves.
+#[pyfunction]
+#[pyo3(name = "dumps")]
+pub(crate) fn py_dumps<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    with_pickle(obj, |parts| {
+        Ok(match parts {
+            [whole] => PyBytes::new(obj.py(), whole),
+            parts => PyBytes::new(obj.py(), &parts.concat()),
+        })
+    })?
+}
+
+/// The object of a pickle in a `bytes` object.
+#[pyfunction]
+#[pyo3(name = "loads")]
+pub(crate) fn py_loads<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    match plain::loads(pickle.py(), pickle.as_bytes())? {
+        Some(object) => Ok(object),
+        None => loads_bytes(pickle),
+    }
+}
+
 /// A `bytes` object to be filled: all of it, before anybody else gets it.
 ///
 /// # Errors
