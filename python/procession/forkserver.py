@@ -18,8 +18,9 @@ _FIRST = ("data", "parent sentinel", "fork server", "resource tracker")
 # Descriptors in one message; the kernel's limit is 253.
 _IN_ONE_MESSAGE = 240
 _COUNT = struct.Struct("I")
-# A pid, an exit code, or the negative number of an error.
-_SIGNED = struct.Struct("q")
+# What the first byte says, and a number: a pid, an exit code, the number of an error.
+_ANSWER = struct.Struct("=cq")
+_STARTED, _ENDED, _FAILED = b"s", b"e", b"f"
 
 
 class ForkServer:
@@ -105,7 +106,10 @@ class ForkServer:
             wanted = "sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"
             data = spawn.get_preparation_data("ignored")
             main = {key: data[key] for key in wanted if key in data}
-        return in_memory({"preload": list(self._preload_modules), "main": main})
+        # What this process uses of the package its children will use as well; imported once, it costs none of them.
+        prefix = f"{__package__}."
+        ours = [name for name in sys.modules if name.startswith(prefix) and not name.endswith(("__main__", "fallback"))]
+        return in_memory({"preload": [*ours, *self._preload_modules], "main": main})
 
     def connect_to_new_process(self, fds, data):
         """Have the server start a child that does what the file `data` says, and has the descriptors `fds`.
@@ -123,8 +127,8 @@ class ForkServer:
                 _core.send_with_descriptors(self._forkserver_alive_fd, b"+", [childs])
                 os.close(childs)
                 childs = None
-                answer, received = _core.receive_with_descriptors(status, _SIGNED.size)
-            except (BrokenPipeError, ConnectionResetError):
+                answer, received = _core.receive_with_descriptors(status, _ANSWER.size)
+            except BrokenPipeError:
                 answer, received = b"", ()
             except BaseException:
                 os.close(status)
@@ -132,21 +136,18 @@ class ForkServer:
             finally:
                 if childs is not None:
                     os.close(childs)
-            if answer:
-                return self._started(status, *_SIGNED.unpack(answer), *received)
+            # A child that was killed before it could answer has not run anything of the program.
+            kind, number = _ANSWER.unpack(answer or _ANSWER.pack(_ENDED, 0))
+            if kind == _STARTED:
+                (pidfd,) = received
+                return number, pidfd, status
             os.close(status)
+            if kind == _FAILED:
+                raise OSError(number, f"the fork server cannot fork: {os.strerror(number)}")
         raise EOFError(
             "the fork server ended before it had started the process: what it printed to stderr says why; an import of "
             "the main module, or of a preloaded one, that ends the process would do that"
         )
-
-    @staticmethod
-    def _started(status, pid, *received):
-        if pid < 0:
-            os.close(status)
-            raise OSError(-pid, f"the fork server cannot fork: {os.strerror(-pid)}")
-        (pidfd,) = received
-        return pid, pidfd, status
 
     def _stop(self):
         """End the server; the tests do."""
@@ -163,11 +164,8 @@ class ForkServer:
 
 def read_exit_code(status):
     """Wait for the exit code of a child that has ended; 255 if the server has gone and nobody knows it."""
-    try:
-        answer, _ = _core.receive_with_descriptors(status, _SIGNED.size)
-    except ConnectionResetError:
-        answer = b""
-    return _SIGNED.unpack(answer)[0] if answer else 255
+    answer, _ = _core.receive_with_descriptors(status, _ANSWER.size)
+    return _ANSWER.unpack(answer)[1] if answer else 255
 
 
 def _send_descriptors(socket, fds):
@@ -294,7 +292,7 @@ class _Server:
         try:
             pid = os.fork()
         except OSError as error:
-            self.tell(status, -error.errno)
+            self.tell(status, _FAILED, error.errno)
             os.close(status)
             return True
         if pid == 0:
@@ -315,12 +313,12 @@ class _Server:
         child.close()
         if self.listeners is not None:
             self.listener_ended(status)
-        self.tell(status, code)
+        self.tell(status, _ENDED, code)
         os.close(status)
 
-    def tell(self, status, number):
+    def tell(self, status, kind, number):
         try:
-            _core.send_with_descriptors(status, _SIGNED.pack(number), [])
+            _core.send_with_descriptors(status, _ANSWER.pack(kind, number), [])
         except (BrokenPipeError, ConnectionResetError):
             # Nobody wants to know any more.
             pass
@@ -338,7 +336,7 @@ class _Server:
             # Told by the child, not by the server: whatever becomes of that, a child that was made is known.
             own = _core.Child(os.getpid())
             try:
-                _core.send_with_descriptors(status, _SIGNED.pack(os.getpid()), [own.sentinel])
+                _core.send_with_descriptors(status, _ANSWER.pack(_STARTED, own.pid), [own.sentinel])
             except (BrokenPipeError, ConnectionResetError):
                 return 1
             own.close()

@@ -45,6 +45,11 @@ impl Child {
         Ok(Self(Mutex::new(Some(Arc::new(sentinel)))))
     }
 
+    #[getter]
+    fn pid(&self) -> PyResult<u32> {
+        Ok(self.sentinel()?.pid())
+    }
+
     /// The descriptor that becomes readable when the process ends.
     #[getter(sentinel)]
     fn get_sentinel(&self) -> PyResult<RawFd> {

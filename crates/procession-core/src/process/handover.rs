@@ -114,7 +114,8 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize, wait: &mut Wait<'_>) -> Res
                 return Ok(Ok(Received { bytes, descriptors }));
             }
             Err(Errno::AGAIN) => poll::readable(socket, wait)?,
-            Err(Errno::INTR) => {}
+            // Told once, if the other side closed with a message of ours unread. What it sent before is still to be had.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(error) => return Ok(Err(error.into())),
         }
     }
@@ -153,6 +154,16 @@ mod tests {
         assert!(receive(here.as_fd(), 10, &mut Wait::forever()).unwrap().unwrap().bytes.is_empty());
         let error = send(here.as_fd(), b"x", &[], &mut Wait::forever()).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_arrives_even_if_something_was_not_read() {
+        let (here, there) = message_sockets().unwrap();
+        send(here.as_fd(), b"not read", &[], &mut Wait::forever()).unwrap().unwrap();
+        send(there.as_fd(), b"last", &[], &mut Wait::forever()).unwrap().unwrap();
+        drop(there);
+        assert_eq!(receive(here.as_fd(), 10, &mut Wait::forever()).unwrap().unwrap().bytes, b"last");
+        assert!(receive(here.as_fd(), 10, &mut Wait::forever()).unwrap().unwrap().bytes.is_empty());
     }
 
     #[test]
