@@ -756,6 +756,43 @@ def test_clients_that_connect(ctx, address, serializer):
         child.join()
 
 
+SERVER = """
+import importlib, sys
+
+managers = importlib.import_module(f"{sys.argv[1]}.managers")
+server = managers.SyncManager(("localhost", 0), b"secret").get_server()
+print(server.address[1], flush=True)
+server.serve_forever()
+"""
+
+CLIENT = """
+import importlib, sys
+
+managers = importlib.import_module(f"{sys.argv[1]}.managers")
+manager = managers.SyncManager(("localhost", int(sys.argv[2])), b"secret")
+manager.connect()
+d, numbers = manager.dict(a=1), manager.list([1, 2])
+d["c"] = 3
+print(d.copy(), sorted(d), numbers[-1], manager._number_of_objects())
+try:
+    d["missing"]
+except KeyError as error:
+    print(error)
+del d, numbers
+print(manager._number_of_objects())
+"""
+
+
+@pytest.mark.parametrize(("server", "client"), [("multiprocessing", "procession"), ("procession", "multiprocessing")])
+def test_the_standard_package_on_the_other_side(program, server, client):
+    serving = program(SERVER, server, options=())
+    port = serving.readline()
+    out, err = program(CLIENT, client, port, options=()).finish()
+    assert err == ""
+    assert out.splitlines() == ["{'a': 1, 'c': 3} ['a', 'c'] 2 2", "'missing'", "0"]
+    serving.close()
+
+
 def test_a_manager_at_the_same_address_again(ctx):
     first = SyncManager(("localhost", 0), KEY, ctx=ctx)
     first.start()
