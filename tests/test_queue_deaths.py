@@ -6,9 +6,9 @@ import random
 import signal
 import time
 
-import processes
 import pytest
 
+import processes
 import procession
 
 # Of one byte each, so that a torn message shows. Small ones, some of several pages, and one that the window can't hold.

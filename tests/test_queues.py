@@ -11,9 +11,9 @@ import threading
 import time
 
 import numpy
-import processes
 import pytest
 
+import processes
 import procession
 from procession import connection, queues
 
@@ -69,7 +69,8 @@ class Point:
 
 
 OBJECTS = [
-    *(None, True, False, 0, 1, -1, 255, 256, 65535, 65536, 2**31 - 1, 2**31, -(2**31), 2**63 - 1, 2**63, -(2**63), 10**30),
+    *(None, True, False, 0, 1, -1, 255, 256, 65535, 65536, 2**31 - 1, 2**31, -(2**31), 2**63 - 1, 2**63, -(2**63)),
+    *(10**30, -(10**30)),
     *(0.0, -0.0, 1.5, float("inf"), "", "a", "é\u4e00", "\ud800", "x" * 255, "x" * 256, "x" * 70_000),
     *(b"", b"a", b"z" * 255, b"z" * 256, b"z" * 600, b"z" * 70_000, b"z" * 3_000_000, bytearray(b"b" * 200_000)),
     *([], {}, (), [[]], ((),), {"a": {}}, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [1, [2, (3, {"four": 5.0})]]),
@@ -489,7 +490,7 @@ def test_many_producers_and_consumers(ctx):
         for number in range(3):
             of_one = [n for producer, n in one if producer == number]
             assert of_one == sorted(of_one)
-    assert sorted(sum(got, [])) == [(number, n) for number in range(3) for n in range(1000)]
+    assert sorted(item for one in got for item in one) == [(number, n) for number in range(3) for n in range(1000)]
 
 
 def produce(q, number, count):

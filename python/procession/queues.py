@@ -1,8 +1,8 @@
 """Queues between processes.
 
 The work is done by the native class of `_core`, on a ring of messages in shared memory. There is no thread that feeds
-a pipe: `put()` pickles and stores the object before it returns. So what a process put is there for the others at once
-and stays when the process ends, `qsize()` is exact, and an object that can't be pickled is an error of the very `put()`.
+a pipe: `put()` pickles and stores the object before it returns. So what a process put is there for the others at once and
+stays when the process ends, `qsize()` is exact, and an object that can't be pickled is an error of the very `put()`.
 """
 
 import types
@@ -226,4 +226,3 @@ class _Writer(_End):
         if not 0 <= offset <= end <= len(view):
             raise ValueError("offset and size must lie within the buffer")
         self._check()._put_bytes(view[offset:end])
-

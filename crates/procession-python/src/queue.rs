@@ -438,7 +438,7 @@ impl Queue {
     }
 
     /// Waits until something is there; whether it is.
-    #[pyo3(signature = (timeout=Timeout::FOREVER))]
+    #[pyo3(signature = (timeout=Timeout::FOREVER), text_signature = "($self, timeout=None)")]
     fn _poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let queue = self.native.get()?;
         if !queue.is_empty() {

@@ -55,16 +55,17 @@ impl Pollable {
     /// Puts a message with the descriptor made readable before it is there, so that no poller misses it if the process is
     /// killed in between. Who looks in between finds the lock held, and looks again ([`settle`](Self::settle)).
     ///
-    /// `put` must not wait for a consumer: that one may wait for the lock.
+    /// `put` must not wait: not for a consumer, which may wait for the lock, and not for anything that lets a signal
+    /// handler run, which may use the queue.
     pub(super) fn announced<R>(
         &self,
         ring: &Ring,
         wait: &mut Wait<'_>,
-        put: impl FnOnce(&mut Wait<'_>) -> R,
+        put: impl FnOnce() -> R,
     ) -> Result<R, WaitError> {
         let held = Held::acquire(&ring.map().header().joining.bell_lock, wait)?;
         self.set(ring, true);
-        let result = put(wait);
+        let result = put();
         self.set_right(ring);
         drop(held);
         Ok(result)

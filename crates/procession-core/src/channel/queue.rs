@@ -144,11 +144,15 @@ impl Queue {
     /// Puts what fits, with the descriptor seen to.
     fn put_fitting(&self, messages: &[&[&[u8]]], wait: &mut Wait<'_>) -> Result<u64, PutError> {
         let ring = self.ring();
-        let delivered = if ring.doorbell() {
-            self.shared.pollable.announced(ring, wait, |wait| ring.put_now(messages, self.bound, wait))??
-        } else {
-            ring.put_now(messages, self.bound, wait)?
-        };
+        while ring.doorbell() {
+            let put = || ring.try_put_many(messages, self.bound);
+            match self.shared.pollable.announced(ring, wait, put)? {
+                // Waited for without the lock that the other may be about to take.
+                Err(PutError::Busy) => ring.wait_for_turn(wait)?,
+                put => return put.map(|delivered| delivered.count),
+            }
+        }
+        let delivered = ring.put_now(messages, self.bound, wait)?;
         if delivered.doorbell {
             self.shared.pollable.settle(ring);
         }

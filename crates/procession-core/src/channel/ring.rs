@@ -215,6 +215,11 @@ impl Ring {
         }
     }
 
+    /// Waits until no other producer is at work.
+    pub(super) fn wait_for_turn(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        Held::acquire(&self.0.header().producers.lock, wait).map(drop)
+    }
+
     /// Waits until there is room, or there may be: for a slice at most.
     pub(super) fn wait_for_room(
         &self,

@@ -38,6 +38,17 @@ impl FutexWord for AtomicU32 {
     }
 }
 
+// What is not modelled uses the standard library's atomics, and has to compile beside the models.
+#[cfg(loom)]
+impl FutexWord for std::sync::atomic::AtomicU32 {
+    fn address(&self) -> *const u32 {
+        self.as_ptr()
+    }
+    fn value(&self) -> u32 {
+        self.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
 #[cfg(not(target_endian = "little"))]
 compile_error!("the low half of a 64-bit word is taken to be at its address");
 
