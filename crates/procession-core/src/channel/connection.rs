@@ -650,3 +650,7 @@ impl Patience {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -97,7 +97,7 @@ impl Drop for InUse<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::{io::Read, os::fd::IntoRawFd};
 
