@@ -766,19 +766,21 @@ server.serve_forever()
 """
 
 CLIENT = """
-import importlib, sys
+import gc, importlib, sys
 
 managers = importlib.import_module(f"{sys.argv[1]}.managers")
 manager = managers.SyncManager(("localhost", int(sys.argv[2])), b"secret")
 manager.connect()
 d, numbers = manager.dict(a=1), manager.list([1, 2])
 d["c"] = 3
-print(d.copy(), sorted(d), numbers[-1], manager._number_of_objects())
+print(d.copy(), sorted(d), numbers[-1])
 try:
     d["missing"]
 except KeyError as error:
     print(error)
 del d, numbers
+# Older versions of the standard package have a cycle around each error.
+gc.collect()
 print(manager._number_of_objects())
 """
 
@@ -789,7 +791,7 @@ def test_the_standard_package_on_the_other_side(program, server, client):
     port = serving.readline()
     out, err = program(CLIENT, client, port, options=()).finish()
     assert err == ""
-    assert out.splitlines() == ["{'a': 1, 'c': 3} ['a', 'c'] 2 2", "'missing'", "0"]
+    assert out.splitlines() == ["{'a': 1, 'c': 3} ['a', 'c'] 2", "'missing'", "0"]
     serving.close()
 
 
