@@ -243,11 +243,15 @@ impl SemaphoreState {
             if let Some(holder) = self.find(me, hint) {
                 return Some(holder);
             }
+            // While all permits are there, nobody has one: what the lines of the dead say is left over (S2, S3).
+            let none_out = self.value() >= self.initial.load(Ordering::Relaxed);
             let free = |holder: &&Holder| {
                 let process = ProcessId::from_bits(holder.process.load(Ordering::Relaxed));
-                holder.permits.load(Ordering::Relaxed) == 0 && process.is_none_or(|process| !process.is_alive())
+                (none_out || holder.permits.load(Ordering::Relaxed) == 0)
+                    && process.is_none_or(|process| !process.is_alive())
             };
             if let Some(holder) = self.holders.iter().find(free) {
+                holder.permits.store(0, Ordering::Relaxed);
                 holder.process.store(me.to_bits(), Ordering::Release);
             } else {
                 self.flags.fetch_or(OVERFLOWED, Ordering::Relaxed);

@@ -139,7 +139,8 @@ fn a_forked_childs_permits_are_its_own() {
 /// S6.
 #[test]
 fn without_a_place_in_the_log_nothing_is_recovered() {
-    let semaphore = Semaphore::create(1, 1).unwrap();
+    let semaphore = Semaphore::create(2, 2).unwrap();
+    semaphore.state.take(0).unwrap();
     let me = ProcessId::current().to_bits();
     for holder in &semaphore.state.holders {
         holder.process.store(me ^ 1 << 40, Ordering::Relaxed);
@@ -150,6 +151,19 @@ fn without_a_place_in_the_log_nothing_is_recovered() {
     assert_eq!(semaphore.acquire(&mut soon()), Err(WaitError::TimedOut));
     semaphore.release().unwrap();
     assert_eq!(semaphore.value(), 1);
+}
+
+#[test]
+fn lines_left_over_from_the_dead_are_reused_when_all_permits_are_there() {
+    let semaphore = Semaphore::create(1, 1).unwrap();
+    let me = ProcessId::current().to_bits();
+    for holder in &semaphore.state.holders {
+        holder.process.store(me ^ 1 << 40, Ordering::Relaxed);
+        holder.permits.store(1, Ordering::Relaxed);
+    }
+    assert!(semaphore.try_acquire());
+    assert_eq!((semaphore.held(), semaphore.state.flags.load(Ordering::Relaxed)), (1, 0));
+    assert_eq!(semaphore.acquire(&mut soon()), Err(WaitError::TimedOut));
 }
 
 #[test]
