@@ -95,28 +95,44 @@ pub(crate) fn wake<W: FutexWord>(word: &W, count: u32) -> usize {
     usize::try_from(woken).unwrap_or(0)
 }
 
-// The model: one mutex and condition variable stand for the kernel's table, the number for those asleep (on any word). A
-// lost wake shows as a deadlock.
+// The model of the kernel's table: who sleeps at which address, in order. A lost wake shows as a deadlock.
+#[cfg(loom)]
+#[derive(Default)]
+struct Sleepers {
+    asleep: Vec<(usize, u64)>,
+    next: u64,
+}
+
 #[cfg(loom)]
 ::loom::lazy_static! {
-    static ref KERNEL: (::loom::sync::Mutex<usize>, ::loom::sync::Condvar) =
-        (::loom::sync::Mutex::new(0), ::loom::sync::Condvar::new());
+    static ref KERNEL: (::loom::sync::Mutex<Sleepers>, ::loom::sync::Condvar) =
+        (::loom::sync::Mutex::new(Sleepers::default()), ::loom::sync::Condvar::new());
 }
 
 #[cfg(loom)]
 pub(crate) fn wait<W: FutexWord>(word: &W, expected: u32, _limit: Option<Duration>) -> Slept {
-    let mut asleep = KERNEL.0.lock().unwrap();
+    let mut sleepers = KERNEL.0.lock().unwrap();
     if word.value() == expected {
-        *asleep += 1;
-        let mut asleep = KERNEL.1.wait(asleep).unwrap();
-        *asleep -= 1;
+        let me = (word.address() as usize, sleepers.next);
+        sleepers.next += 1;
+        sleepers.asleep.push(me);
+        while sleepers.asleep.contains(&me) {
+            sleepers = KERNEL.1.wait(sleepers).unwrap();
+        }
     }
     Slept::Woken
 }
 
 #[cfg(loom)]
-pub(crate) fn wake<W: FutexWord>(_word: &W, _count: u32) -> usize {
-    let asleep = KERNEL.0.lock().unwrap();
+pub(crate) fn wake<W: FutexWord>(word: &W, count: u32) -> usize {
+    let mut sleepers = KERNEL.0.lock().unwrap();
+    let address = word.address() as usize;
+    let mut woken = 0;
+    sleepers.asleep.retain(|sleeper| {
+        let wakes = sleeper.0 == address && woken < count as usize;
+        woken += usize::from(wakes);
+        !wakes
+    });
     KERNEL.1.notify_all();
-    *asleep
+    woken
 }
