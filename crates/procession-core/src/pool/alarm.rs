@@ -91,7 +91,10 @@ mod models {
     /// Two workers send a result each while the parent goes to sleep: it sees both, or is told.
     #[test]
     fn no_result_is_slept_through() {
-        loom::model(|| {
+        // All orders with up to three forced switches: enough for any two of the three to meet in every way.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let shared = Arc::new((Alarm::new(), AtomicU64::new(0), AtomicU64::new(0)));
             let workers: Vec<_> = (0..2)
                 .map(|_| {

@@ -39,6 +39,8 @@ struct Board {
     /// Who last published that it takes a task: the task's place in the ring (48 bits) and the slot (16 bits). Written
     /// under the task ring's consumer lock, before the ring's commit.
     claim: AtomicU64,
+    /// The [`position`](super::message::TaskHeader) of the last task that was taken. Written as the claim is.
+    taken: AtomicU64,
     /// How many slots there are. Written once.
     slots: AtomicU64,
 }
@@ -133,6 +135,18 @@ impl Control {
         &self.board().alarm
     }
 
+    /// How much of what was submitted has been taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.board().taken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_taken(&self, position: u64) {
+        // Only the holder of the consumer lock writes it, and for want of it the parent, when there are no workers.
+        if position > self.taken() {
+            self.board().taken.store(position, Ordering::Relaxed);
+        }
+    }
+
     // A worker's place, as the parent sees it.
 
     /// Makes a slot empty for the next worker.
@@ -186,7 +200,8 @@ impl Control {
 
     /// Publishes that the worker takes the task whose place in the ring is `sequence`. Called under the task ring's
     /// consumer lock, before its commit.
-    pub(super) fn take(&self, number: usize, sequence: u64, id: TaskId) {
+    pub(super) fn take(&self, number: usize, sequence: u64, id: TaskId, position: u64) {
+        self.note_taken(position);
         let claim = sequence << 16 | number as u64;
         let former = self.board().claim.load(Ordering::Relaxed);
         if former >> 16 == sequence & (u64::MAX >> 16) && former != claim {
@@ -263,7 +278,7 @@ mod tests {
         let control = Control::create(2).unwrap();
         control.prepare(0).unwrap();
         assert_eq!(control.in_hand(0, 5), None);
-        control.take(0, 6, task(7));
+        control.take(0, 6, task(7), 100);
         assert_eq!(control.in_hand(0, 5), None, "published, not taken");
         assert_eq!(control.in_hand(0, 6), Some(task(7)));
         assert_eq!(control.at_work(0), Some(task(7)));
@@ -274,13 +289,14 @@ mod tests {
     #[test]
     fn a_task_claimed_by_the_dead_belongs_to_who_takes_it() {
         let control = Control::create(2).unwrap();
-        control.take(0, 6, task(7));
+        control.take(0, 6, task(7), 100);
         // The worker of slot 0 dies before its commit; slot 1 gets the consumer lock.
-        control.take(1, 6, task(7));
+        control.take(1, 6, task(7), 100);
         assert_eq!(control.in_hand(0, 6), None);
         assert_eq!(control.in_hand(1, 6), Some(task(7)));
         // A slot that has taken another task since is left alone.
-        control.take(0, 7, task(8));
+        control.take(0, 7, task(8), 200);
+        assert_eq!(control.taken(), 200);
         assert_eq!(control.in_hand(0, 7), Some(task(8)));
         assert_eq!(control.in_hand(1, 7), Some(task(7)));
     }

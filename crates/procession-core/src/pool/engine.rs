@@ -13,7 +13,10 @@ use std::{
     collections::{BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,6 +44,8 @@ use crate::{
 const HEAP: u64 = 256;
 /// How many results are read in one go before the reader looks whether its own job has something.
 const BATCH: u64 = 256;
+/// How many bytes of tasks may lie in the ring before more had better wait.
+const BACKLOG: u64 = 8 << 20;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 const DOORBELL: u64 = 0;
 /// The longest rest of a reader that waits for many results.
@@ -73,6 +78,8 @@ pub struct Engine {
     poller: OwnedFd,
     state: Mutex<State>,
     definitions: Mutex<Definitions>,
+    /// How many bytes of payload were ever submitted.
+    submitted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -145,6 +152,7 @@ impl Engine {
                 hopeless: None,
             }),
             definitions: Mutex::default(),
+            submitted: AtomicU64::new(0),
         })
     }
 
@@ -211,7 +219,7 @@ impl Engine {
         if matches!(state.phase, Phase::Stopping | Phase::Terminated) {
             // It may have been killed with a word to stop in its hands that was meant for another.
             if state.phase == Phase::Stopping && !state.hired.is_empty() {
-                let _ = message::put(&self.tasks, &[&TaskHeader::STOP.to_bytes()]);
+                let _ = message::put(&self.tasks, &TaskHeader::STOP.to_bytes(), &[]);
             }
             return Reaction::Shrink;
         }
@@ -233,6 +241,7 @@ impl Engine {
         // A deadline that has passed: only what is there is taken, as no worker is.
         while let Ok((message, _)) = self.tasks.take_with(&mut Wait::timeout(Duration::ZERO), message::copy) {
             if let Some(task) = TaskHeader::from_bytes(&message).filter(|task| task.id.job != 0) {
+                self.control.note_taken(task.position);
                 self.announce(ResultHeader { id: task.id, verdict: Verdict::Unserved }, &payload);
             }
         }
@@ -285,15 +294,25 @@ impl Engine {
         mode: u32,
         payload: &[&[u8]],
     ) -> io::Result<()> {
-        let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode }.to_bytes();
-        match payload {
-            [one] => message::put(&self.tasks, &[&header, one]),
-            several => {
-                let mut parts = Vec::with_capacity(several.len() + 1);
-                parts.push(&header[..]);
-                parts.extend_from_slice(several);
-                message::put(&self.tasks, &parts)
+        let length: usize = payload.iter().map(|part| part.len()).sum();
+        let position = self.submitted.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
+        let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode, position }.to_bytes();
+        message::put(&self.tasks, &header, payload)
+    }
+
+    /// Whether so much is still to be taken by workers that more had better wait, for the memory it would need.
+    pub fn is_full(&self) -> bool {
+        self.submitted.load(Ordering::Relaxed).saturating_sub(self.control.taken()) > BACKLOG
+    }
+
+    /// Waits until it is not [full](Self::is_full), or for a short while.
+    pub fn wait_for_room(&self) {
+        // Nobody is asked to wake this thread: with such a backlog, the workers are busy until it looks again.
+        for pause in [1, 2, 4, 8, 16] {
+            if !self.is_full() {
+                return;
             }
+            std::thread::sleep(Duration::from_millis(pause));
         }
     }
 
@@ -324,7 +343,7 @@ impl Engine {
 
     /// Puts something into the result ring, for whoever is the reader.
     fn announce(&self, header: ResultHeader, payload: &[u8]) {
-        if message::put(&self.results, &[&header.to_bytes(), payload]).is_err() {
+        if message::put(&self.results, &header.to_bytes(), &[payload]).is_err() {
             // No memory: then it is heard at once, however it may be ordered among what stands in the ring, and
             // whoever sleeps finds out at the end of its slice.
             let mut message = header.to_bytes().to_vec();
@@ -541,7 +560,7 @@ impl Engine {
                 if state.phase == Phase::Closed && state.dispatch.is_idle() {
                     state.phase = Phase::Stopping;
                     for _ in &state.hired {
-                        message::put(&self.tasks, &[&TaskHeader::STOP.to_bytes()])?;
+                        message::put(&self.tasks, &TaskHeader::STOP.to_bytes(), &[])?;
                     }
                 }
                 if state.phase == Phase::Stopping && state.hired.is_empty() {
@@ -593,7 +612,7 @@ impl Engine {
             job.wake();
         }
         // The reader sleeps on the ring.
-        let _ = message::put(&self.results, &[&ResultHeader::NUDGE.to_bytes()]);
+        let _ = message::put(&self.results, &ResultHeader::NUDGE.to_bytes(), &[]);
         self.ring_doorbell();
     }
 
@@ -603,7 +622,7 @@ impl Engine {
         job.wake();
         if self.state().reading {
             // It may be this job that the reader waits for.
-            let _ = message::put(&self.results, &[&ResultHeader::NUDGE.to_bytes()]);
+            let _ = message::put(&self.results, &ResultHeader::NUDGE.to_bytes(), &[]);
         }
     }
 

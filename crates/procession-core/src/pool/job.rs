@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 use super::message::{ResultHeader, Verdict};
-use crate::sys::futex;
+use crate::{
+    loom::{AtomicU32, Ordering},
+    sys::futex,
+};
 
 /// What came back of a task.
 #[derive(Debug, PartialEq, Eq)]

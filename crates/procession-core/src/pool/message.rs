@@ -41,15 +41,21 @@ pub struct TaskHeader {
     pub definition: Definition,
     /// For the face: in which way the function is applied to the payload.
     pub mode: u32,
+    /// How many bytes of payload were ever submitted, these included: what tells how much is still to be taken.
+    pub position: u64,
 }
 
 impl TaskHeader {
     /// How long the encoded form is.
-    pub const LENGTH: usize = 40;
+    pub const LENGTH: usize = 48;
 
     /// The word to stop: the worker that takes it ends.
-    pub const STOP: Self =
-        Self { id: TaskId { job: 0, index: 0 }, definition: Definition { number: 0, length: 0, offset: 0 }, mode: 0 };
+    pub const STOP: Self = Self {
+        id: TaskId { job: 0, index: 0 },
+        definition: Definition { number: 0, length: 0, offset: 0 },
+        mode: 0,
+        position: 0,
+    };
 
     /// As bytes.
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
@@ -60,6 +66,7 @@ impl TaskHeader {
         bytes[20..24].copy_from_slice(&self.definition.length.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.definition.offset.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.mode.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.position.to_le_bytes());
         bytes
     }
 
@@ -70,6 +77,7 @@ impl TaskHeader {
             id: TaskId { job: long(bytes, 0), index: long(bytes, 8) },
             definition: Definition { number: short(bytes, 16), length: short(bytes, 20), offset: long(bytes, 24) },
             mode: short(bytes, 32),
+            position: long(bytes, 40),
         })
     }
 }
@@ -139,7 +147,16 @@ impl ResultHeader {
 /// # Errors
 ///
 /// If memory is lacking.
-pub(super) fn put(ring: &Ring, parts: &[&[u8]]) -> io::Result<()> {
+pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<()> {
+    let joined;
+    let parts: &[&[u8]] = match payload {
+        [] => &[header],
+        [one] => &[header, one],
+        several => {
+            joined = std::iter::once(&header).chain(several).copied().collect::<Vec<_>>();
+            &joined
+        }
+    };
     loop {
         match ring.put(parts, None, &mut Wait::forever()) {
             Ok(_) => return Ok(()),
@@ -176,11 +193,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn task_headers_come_back(job: u64, index: u64, number: u32, length: u32, offset: u64, mode: u32) {
+        fn task_headers_come_back(job: u64, index: u64, number: u32, length: u32, offset: u64, mode: u32, position: u64) {
             let header = TaskHeader {
                 id: TaskId { job, index },
                 definition: Definition { number, length, offset },
                 mode,
+                position,
             };
             let mut message = header.to_bytes().to_vec();
             message.extend_from_slice(b"payload");

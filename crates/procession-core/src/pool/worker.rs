@@ -119,7 +119,7 @@ impl Worker {
             let taken = self.port.tasks.take_with(wait, |message| {
                 let bytes = message::copy(message)?;
                 if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
-                    self.port.control.take(self.slot, message.sequence() + 1, header.id);
+                    self.port.control.take(self.slot, message.sequence() + 1, header.id, header.position);
                 }
                 Ok(bytes)
             });
@@ -138,11 +138,11 @@ impl Worker {
     /// # Errors
     ///
     /// If there is no memory for it: something shorter may be sent in its place.
-    pub fn finish(&self, id: TaskId, verdict: Verdict, payload: &[u8]) -> io::Result<()> {
-        let header = ResultHeader { id, verdict };
-        message::put(&self.port.results, &[&header.to_bytes(), payload])?;
+    pub fn finish(&self, id: TaskId, verdict: Verdict, payload: &[&[u8]]) -> io::Result<()> {
+        message::put(&self.port.results, &ResultHeader { id, verdict }.to_bytes(), payload)?;
         self.port.control.served(self.slot);
-        if self.port.control.alarm().is_due(|| self.port.results.put_count(), payload.len() >= LARGE) {
+        let length: usize = payload.iter().map(|part| part.len()).sum();
+        if self.port.control.alarm().is_due(|| self.port.results.put_count(), length >= LARGE) {
             // It fails only when it rings already.
             let _ = rustix::io::write(&*self.port.doorbell, &1_u64.to_ne_bytes());
         }
