@@ -554,7 +554,17 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         if not len(iterable):
             iterable = ()
-        return self._engine.map_async(self, func, iterable, max(chunksize, 1), star, callback, error_callback)
+        chunksize = max(chunksize, 1)
+        result, feed = self._engine.map_async(self, func, iterable, chunksize, star, callback, error_callback)
+        self._feed(feed)
+        return result
+
+    def _feed(self, feed):
+        # At once, up to where the memory for it would be too much.
+        while feed.feed(AT_ONCE, False):
+            if self._engine.is_full():
+                self._crew.feed(feed)
+                break
 
     def imap(self, func, iterable, chunksize=1):
         """An iterator over `func(item)` for each item, in order. The items are taken in the background."""
@@ -570,8 +580,7 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         results, feed = self._engine.stream(self, func, iterable, chunksize, ordered)
         if type(iterable) in (list, tuple, range) and len(iterable) <= AT_ONCE:
-            while feed.feed(AT_ONCE):
-                pass
+            self._feed(feed)
         else:
             self._crew.feed(feed)
         if chunksize == 1:

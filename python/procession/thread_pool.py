@@ -176,7 +176,7 @@ class _Feed:
         self._items = iter(items)
         self._index = 0
 
-    def feed(self, count):
+    def feed(self, count, wait=True):
         """Hand over `count` items; returns False at the end."""
         for _ in range(count):
             try:
@@ -278,9 +278,11 @@ class _ThreadEngine:
         """Has the threads call `func` for each item, chunks of them at a time."""
         result, outcomes = self._begin(_MapResult, callback, error_callback)
         feed = _Feed(self, outcomes, starmapstar if star else mapstar, _chunks(func, items, chunksize))
-        while feed.feed(1024):
-            pass
-        return result
+        return result, feed
+
+    def is_full(self):
+        """Never: objects are handed over as they are, which needs no memory."""
+        return False
 
     def _begin(self, kind, callback, error_callback):
         outcomes = _Outcomes(self, callback, error_callback)

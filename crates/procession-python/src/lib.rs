@@ -34,7 +34,8 @@ pub mod _core {
     use super::pickling::{py_dumps, py_loads};
     #[pymodule_export]
     use super::pool::{
-        ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolEngine, PoolFeed, PoolPort, PoolWorker,
+        ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolBacklog, PoolEngine, PoolFeed, PoolPort,
+        PoolWorker,
     };
     #[pymodule_export]
     use super::process::{

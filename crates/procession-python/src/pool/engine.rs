@@ -1,7 +1,7 @@
 //! The parent's end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::{BorrowedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,12 +15,13 @@ use pyo3::{
 };
 
 use super::{
-    Mode, PoolPort, encode,
+    Mode, PoolPort,
     functions::Functions,
-    has_function,
+    has_function, is_large,
     results::{ApplyResult, Call, Callbacks, MapResult},
     streams::{IMapIterator, PoolFeed},
 };
+use crate::pickling;
 
 /// What the parent has of a pool besides its processes.
 #[pyclass(module = "procession._core", frozen)]
@@ -30,6 +31,8 @@ pub(crate) struct PoolEngine {
     pub(super) functions: Functions,
     /// The results whose callbacks are still to be called, by the numbers of their jobs.
     unsettled: Mutex<HashMap<u64, Py<ApplyResult>>>,
+    /// Calls that wait until the workers have taken more of those before them.
+    backlog: Mutex<VecDeque<Deferred>>,
 }
 
 /// What the tasks of a call have in common.
@@ -58,13 +61,32 @@ impl PoolEngine {
 
     /// Pickles the arguments of a task and gives it to the workers.
     pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
-        let pickle = if has_function(recipe.definition) {
-            encode(payload)?
-        } else {
-            encode((recipe.function.bind(payload.py()), payload).into_bound_py_any(payload.py())?.as_any())?
+        let py = payload.py();
+        let put = |parts: &[&[u8]]| {
+            let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode as u32, parts);
+            // Other threads may go on while much is copied.
+            Ok(if is_large(parts) { py.detach(submit) } else { submit() }?)
         };
-        self.engine.submit(job, index, recipe.definition, recipe.mode as u32, &[pickle.as_bytes()])?;
-        Ok(())
+        if has_function(recipe.definition) {
+            pickling::with_pickle(payload, put)?
+        } else {
+            pickling::with_pickle((recipe.function.bind(py), payload).into_bound_py_any(py)?.as_any(), put)?
+        }
+    }
+
+    /// Pickles a call and gives it to the workers; what goes wrong is the call's result.
+    fn submit_call(&self, py: Python<'_>, task: Deferred) {
+        let (func, args, kwds) = (task.func.bind(py), task.args.bind(py), task.kwds.bind(py));
+        let submit = || {
+            if kwds.cast::<PyDict>().is_ok_and(PyDictMethods::is_empty) {
+                return self.submit(task.call.job(), 0, &self.recipe(func, Mode::Call)?, args);
+            }
+            let both = (args, kwds).into_bound_py_any(py)?;
+            self.submit(task.call.job(), 0, &self.recipe(func, Mode::CallWithKeywords)?, &both)
+        };
+        if let Err(error) = submit() {
+            task.call.refuse(py, 0, error);
+        }
     }
 
     fn open_call(
@@ -94,7 +116,12 @@ impl PoolEngine {
     /// For a pool of so many workers.
     #[new]
     fn new(places: usize) -> PyResult<Self> {
-        Ok(Self { engine: Engine::create(places)?, functions: Functions::default(), unsettled: Mutex::default() })
+        Ok(Self {
+            engine: Engine::create(places)?,
+            functions: Functions::default(),
+            unsettled: Mutex::default(),
+            backlog: Mutex::default(),
+        })
     }
 
     /// What a worker is handed.
@@ -160,7 +187,8 @@ impl PoolEngine {
         if self.engine.belongs_here() {
             self.engine.terminate();
             let unsettled = std::mem::take(&mut *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner));
-            drop(unsettled);
+            let backlog = std::mem::take(&mut *self.backlog.lock().unwrap_or_else(PoisonError::into_inner));
+            drop((unsettled, backlog));
         }
     }
 
@@ -186,28 +214,34 @@ impl PoolEngine {
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, ApplyResult>> {
         let py = slf.py();
+        let task_owner = owner.clone();
         let call = Self::open_call(slf, owner, func, callback, error_callback)?;
         let result = Bound::new(py, ApplyResult::new(call.clone()))?;
         let this = slf.get();
         this.keep_until_settled(&call, &result);
         this.engine.seal(call.job(), 1);
-        let plain = kwds.cast::<PyDict>().is_ok_and(PyDictMethods::is_empty);
-        let submitted = if plain {
-            // A tuple, whatever it was, so that the worker has nothing to convert.
-            let args = args.cast::<PyTuple>().map_or_else(|_| args.clone(), |args| args.clone().into_any());
-            this.recipe(func, Mode::Call).and_then(|recipe| this.submit(call.job(), 0, &recipe, &args))
-        } else {
-            let both = (args, kwds).into_bound_py_any(py)?;
-            this.recipe(func, Mode::CallWithKeywords).and_then(|recipe| this.submit(call.job(), 0, &recipe, &both))
-        };
-        match submitted {
-            Ok(()) => this.engine.submitted(),
-            Err(error) => call.refuse(py, 0, error),
+        let task =
+            Deferred { call, func: func.clone().unbind(), args: args.clone().unbind(), kwds: kwds.clone().unbind() };
+        let mut backlog = this.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        if backlog.is_empty() && !this.engine.is_full() {
+            drop(backlog);
+            this.submit_call(py, task);
+            this.engine.submitted();
+            return Ok(result);
+        }
+        // What is still to be taken by workers is much already: this one is pickled later on, in its turn.
+        backlog.push_back(task);
+        let first = backlog.len() == 1;
+        drop(backlog);
+        if first {
+            let feed = Bound::new(py, PoolBacklog(slf.clone().unbind()))?;
+            task_owner.getattr("_crew")?.call_method1("feed", (feed,))?;
         }
         Ok(result)
     }
 
-    /// Has the workers call `func` for each item, chunks of them at a time.
+    /// Has the workers call `func` for each item, chunks of them at a time, as the returned feed is fed. Returns the
+    /// result, and the feed.
     #[pyo3(signature = (owner, func, items, chunksize, star, callback = None, error_callback = None))]
     #[allow(clippy::too_many_arguments)] // they are those of Pool.map_async
     fn map_async<'py>(
@@ -219,43 +253,94 @@ impl PoolEngine {
         star: bool,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
-    ) -> PyResult<Bound<'py, ApplyResult>> {
+    ) -> PyResult<(Bound<'py, ApplyResult>, Bound<'py, PoolFeed>)> {
         let py = slf.py();
         let call = Self::open_call(slf, owner, func, callback, error_callback)?;
         let result = Bound::new(py, PyClassInitializer::from(ApplyResult::new(call.clone())).add_subclass(MapResult))?;
         let result = result.into_super();
-        let this = slf.get();
-        this.keep_until_settled(&call, &result);
-        let mut index = 0;
-        let mut submit_all = || -> PyResult<()> {
-            let recipe = this.recipe(func, if star { Mode::StarMap } else { Mode::Map })?;
-            let mut items = items.try_iter()?;
-            while let Some(chunk) = chunk_of(py, &mut items, chunksize)? {
-                this.submit(call.job(), index, &recipe, &chunk)?;
-                index += 1;
-            }
-            Ok(())
-        };
-        if let Err(error) = submit_all() {
-            call.refuse(py, index, error);
-            index += 1;
-        }
-        this.engine.seal(call.job(), index);
-        this.engine.submitted();
-        Ok(result)
+        slf.get().keep_until_settled(&call, &result);
+        let mode = if star { Mode::StarMap } else { Mode::Map };
+        Ok((result, Bound::new(py, PoolFeed::new(call, func, mode, items, chunksize))?))
     }
 
-    /// Has the workers call `func` for each item, now and as the returned feed is fed. Returns the iterator over what
-    /// comes back, and the feed.
+    /// Has the workers call `func` for each item, as the returned feed is fed. Returns the iterator over what comes back,
+    /// and the feed.
     fn stream<'py>(
         slf: &Bound<'py, Self>,
-        owner: Bound<'py, PyAny>,
+        owner: &Bound<'py, PyAny>,
         func: &Bound<'py, PyAny>,
         items: &Bound<'py, PyAny>,
         chunksize: usize,
         ordered: bool,
     ) -> PyResult<(Bound<'py, IMapIterator>, Bound<'py, PoolFeed>)> {
-        PoolFeed::open(slf, owner, func, items, chunksize, ordered)
+        let order = if ordered { Order::Sequence } else { Order::Arrival };
+        let job = slf.get().here()?.open(order, false);
+        let call = Arc::new(Call::new(slf, job, owner, func, Callbacks::default()));
+        let iterator = IMapIterator::over(slf.py(), call.clone(), ordered)?;
+        let mode = if chunksize > 1 { Mode::Map } else { Mode::Single };
+        Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, func, mode, items, chunksize))?))
+    }
+
+    /// Whether so much is still to be taken by the workers that more had better wait.
+    fn is_full(&self) -> bool {
+        self.engine.is_full()
+    }
+}
+
+/// A call that has not been pickled yet.
+#[derive(Debug)]
+struct Deferred {
+    call: Arc<Call>,
+    func: Py<PyAny>,
+    args: Py<PyAny>,
+    kwds: Py<PyAny>,
+}
+
+/// Hands the calls to the workers that had to wait until these had taken what was there.
+#[pyclass(module = "procession._core", frozen)]
+#[derive(Debug)]
+pub(crate) struct PoolBacklog(Py<PoolEngine>);
+
+#[pymethods]
+impl PoolBacklog {
+    /// Hands at most `count` calls over, as far as there is room. Returns False when none is left.
+    fn feed(&self, py: Python<'_>, count: usize) -> PyResult<bool> {
+        let this = self.0.get();
+        let engine = this.here()?;
+        py.detach(|| engine.wait_for_room());
+        for _ in 0..count {
+            if engine.is_full() {
+                break;
+            }
+            // It stays in its place until it is submitted, so that later calls queue up behind it.
+            let next = this.backlog.lock().unwrap_or_else(PoisonError::into_inner).front().map(|task| task.clone(py));
+            let Some(task) = next else {
+                return Ok(false);
+            };
+            this.submit_call(py, task);
+            let (done, left) = {
+                let mut backlog = this.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+                (backlog.pop_front(), backlog.len())
+            };
+            drop(done);
+            if left == 0 {
+                engine.submitted();
+                return Ok(false);
+            }
+        }
+        engine.submitted();
+        Ok(true)
+    }
+}
+
+impl Deferred {
+    fn clone(&self, py: Python<'_>) -> Self {
+        Self {
+            call: self.call.clone(),
+            func: self.func.clone_ref(py),
+            args: self.args.clone_ref(py),
+            kwds: self.kwds.clone_ref(py),
+        }
     }
 }
 

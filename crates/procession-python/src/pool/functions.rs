@@ -11,7 +11,7 @@ use pyo3::{
     types::{PyCFunction, PyFunction, PyType},
 };
 
-use super::encode;
+use crate::pickling;
 
 /// The opcodes that end the pickle of something which is found by its name: `STACK_GLOBAL`, with or without
 /// `MEMOIZE`, then `STOP`.
@@ -49,12 +49,11 @@ impl Functions {
             return Ok(Definition::default());
         }
         // Pickling may run code of the user's: not under the lock.
-        let pickle = encode(function)?;
-        let pickle = pickle.as_bytes();
+        let pickle = pickling::to_vec(function)?;
         if !BY_NAME.iter().any(|end| pickle.ends_with(end)) {
             return Ok(Definition::default());
         }
-        let definition = engine.define(pickle)?;
+        let definition = engine.define(&pickle)?;
         let known = Known { _function: function.clone().unbind(), definition };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, known);
         Ok(definition)

@@ -7,10 +7,10 @@ mod streams;
 mod worker;
 
 use procession_core::pool::Definition;
-use pyo3::{prelude::*, sync::PyOnceLock, types::PyBytes};
+use pyo3::{prelude::*, sync::PyOnceLock};
 
 pub(crate) use self::{
-    engine::PoolEngine,
+    engine::{PoolBacklog, PoolEngine},
     results::{ApplyResult, MapResult},
     streams::{IMapIterator, IMapUnorderedIterator, PoolFeed},
     worker::{PoolPort, PoolWorker},
@@ -45,22 +45,14 @@ fn has_function(definition: Definition) -> bool {
     definition.number != 0
 }
 
+/// Whether copying the pieces of a pickle takes so long that other threads should go on meanwhile.
+fn is_large(parts: &[&[u8]]) -> bool {
+    parts.iter().map(|part| part.len()).sum::<usize>() >= 1 << 16
+}
+
 /// Something of the module `procession.pool`.
 fn of_pool_module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let module = MODULE.get_or_try_init(py, || py.import("procession.pool").map(Bound::unbind))?;
     module.bind(py).getattr(name)
-}
-
-/// The pickle of an object.
-fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let dumps = DUMPS.import(object.py(), "_pickle", "dumps")?;
-    Ok(dumps.call1((object,))?.cast_into()?)
-}
-
-/// The object of a pickle.
-fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    LOADS.import(py, "_pickle", "loads")?.call1((PyBytes::new(py, bytes),))
 }

@@ -14,8 +14,11 @@ use pyo3::{
     types::{PyDict, PyList, PyTuple},
 };
 
-use super::{PoolEngine, decode, of_pool_module};
-use crate::wait::{Timeout, block};
+use super::{PoolEngine, of_pool_module};
+use crate::{
+    pickling::loads,
+    wait::{Timeout, block},
+};
 
 /// A call under way, or done.
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl Call {
     pub(super) fn value_of<'py>(&self, py: Python<'py>, index: u64, outcome: &Outcome) -> PyResult<Bound<'py, PyAny>> {
         let payload = outcome.payload();
         let raised = match outcome.verdict {
-            Verdict::Done => match decode(py, payload) {
+            Verdict::Done => match loads(py, payload) {
                 Ok(value) => return Ok(value),
                 Err(error) => of_pool_module(py, "_undecodable_result")?.call1((error.into_value(py),))?,
             },
@@ -91,7 +94,7 @@ impl Call {
                 let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 let function = kept.as_ref().map(|(_, function)| function.clone_ref(py));
                 drop(kept);
-                of_pool_module(py, "_lost_task")?.call1((decode(py, payload)?, function, index, taken))?
+                of_pool_module(py, "_lost_task")?.call1((loads(py, payload)?, function, index, taken))?
             }
             Verdict::Terminated | Verdict::End => of_pool_module(py, "_terminated_task")?.call0()?,
         };
@@ -128,7 +131,7 @@ impl Drop for Call {
 /// The exception of a failed task, with the traceback of the worker as its cause.
 fn failure<'py>(py: Python<'py>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let (text, pickle) = split_failure(payload);
-    let raised = decode(py, pickle)?;
+    let raised = loads(py, pickle)?;
     if !text.is_empty() {
         let cause = of_pool_module(py, "RemoteTraceback")?.call1((text,))?;
         raised.setattr("__cause__", cause)?;

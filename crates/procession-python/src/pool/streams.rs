@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use procession_core::pool::{Job, Next, Order};
+use procession_core::pool::{Job, Next};
 use pyo3::{
     exceptions::{PyRuntimeError, PyStopIteration},
     prelude::*,
@@ -11,9 +11,9 @@ use pyo3::{
 };
 
 use super::{
-    Mode, PoolEngine,
+    Mode,
     engine::{Recipe, chunk_of},
-    results::{Call, Callbacks, timeout_error},
+    results::{Call, timeout_error},
 };
 use crate::wait::Timeout;
 
@@ -29,6 +29,16 @@ pub(crate) struct IMapIterator {
 #[pyclass(module = "procession.pool", name = "IMapUnorderedIterator", extends = IMapIterator, frozen, subclass)]
 #[derive(Debug)]
 pub(crate) struct IMapUnorderedIterator;
+
+impl IMapIterator {
+    pub(super) fn over(py: Python<'_>, call: Arc<Call>, ordered: bool) -> PyResult<Bound<'_, Self>> {
+        let base = Self { call: Some(call) };
+        if ordered {
+            return Bound::new(py, base);
+        }
+        Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(IMapUnorderedIterator))?.into_super())
+    }
+}
 
 #[pymethods]
 impl IMapIterator {
@@ -90,33 +100,22 @@ pub(crate) struct PoolFeed {
 #[derive(Debug)]
 struct State {
     /// `None` when it has ended.
-    items: Option<Py<PyIterator>>,
+    items: Option<PyResult<Py<PyIterator>>>,
     index: u64,
 }
 
 impl PoolFeed {
-    pub(super) fn open<'py>(
-        pool: &Bound<'py, PoolEngine>,
-        owner: Bound<'py, PyAny>,
-        func: &Bound<'py, PyAny>,
-        items: &Bound<'py, PyAny>,
+    pub(super) fn new(
+        call: Arc<Call>,
+        func: &Bound<'_, PyAny>,
+        mode: Mode,
+        items: &Bound<'_, PyAny>,
         chunksize: usize,
-        ordered: bool,
-    ) -> PyResult<(Bound<'py, IMapIterator>, Bound<'py, Self>)> {
-        let py = pool.py();
-        let job = pool.get().here()?.open(if ordered { Order::Sequence } else { Order::Arrival }, false);
-        let call = Arc::new(Call::new(pool, job, &owner, func, Callbacks::default()));
-        let base = IMapIterator { call: Some(call.clone()) };
-        let iterator = if ordered {
-            Bound::new(py, base)?
-        } else {
-            Bound::new(py, PyClassInitializer::from(base).add_subclass(IMapUnorderedIterator))?.into_super()
-        };
-        let chunksize = (chunksize > 1).then_some(chunksize);
-        let recipe = pool.get().recipe(func, if chunksize.is_some() { Mode::Map } else { Mode::Single });
-        let items = items.try_iter()?.unbind();
-        let feed = Self { call, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) };
-        Ok((iterator, Bound::new(py, feed)?))
+    ) -> Self {
+        let recipe = call.engine().recipe(func, mode);
+        let chunksize = (mode != Mode::Single).then_some(chunksize);
+        let items = items.try_iter().map(Bound::unbind);
+        Self { call, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) }
     }
 
     fn one(&self, py: Python<'_>, state: &mut State) -> PyResult<bool> {
@@ -124,7 +123,7 @@ impl PoolFeed {
             return Ok(false);
         };
         let recipe = self.recipe.as_ref().map_err(|error| error.clone_ref(py))?;
-        let mut items = items.bind(py).clone();
+        let mut items = items.as_ref().map_err(|error| error.clone_ref(py))?.bind(py).clone();
         let payload = match self.chunksize {
             None => items.next().transpose()?,
             Some(size) => chunk_of(py, &mut items, size)?,
@@ -140,11 +139,18 @@ impl PoolFeed {
 
 #[pymethods]
 impl PoolFeed {
-    /// Hands `count` items to the workers, or chunks of them. Returns False at the end.
-    fn feed(&self, py: Python<'_>, count: usize) -> PyResult<bool> {
+    /// Hands at most `count` items to the workers, or chunks of them, as far as there is room. Returns False at the end.
+    #[pyo3(signature = (count, wait = true))]
+    fn feed(&self, py: Python<'_>, count: usize, wait: bool) -> PyResult<bool> {
         let engine = self.call.engine().here()?;
+        if wait {
+            py.detach(|| engine.wait_for_room());
+        }
         let mut state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         for _ in 0..count {
+            if engine.is_full() {
+                break;
+            }
             let more = match self.one(py, &mut state) {
                 Ok(more) => more,
                 Err(error) => {

@@ -15,8 +15,11 @@ use pyo3::{
     types::{PyBytes, PyDict, PyTuple},
 };
 
-use super::{Mode, decode, encode, has_function, of_pool_module};
-use crate::wait::{Timeout, block};
+use super::{Mode, has_function, is_large, of_pool_module};
+use crate::{
+    pickling::{loads, with_pickle},
+    wait::{Timeout, block},
+};
 
 /// What a worker process is handed.
 #[pyclass(module = "procession._core", frozen)]
@@ -91,8 +94,8 @@ impl PoolWorker {
     /// Runs a task and sends what comes of it.
     fn run(&self, py: Python<'_>, task: &Task, functions: &mut Functions) -> PyResult<()> {
         let sent = match self.call(py, task, functions) {
-            Ok(value) => match encode(&value) {
-                Ok(pickle) => self.send(py, task, Verdict::Done, pickle.as_bytes()),
+            Ok(value) => match with_pickle(&value, |parts| self.send(py, task, Verdict::Done, parts)) {
+                Ok(sent) => sent,
                 Err(error) => return self.report(py, task, "_unencodable_result", (error.into_value(py), value)),
             },
             Err(error) => return self.report(py, task, "_failure", (error.into_value(py),)),
@@ -108,11 +111,9 @@ impl PoolWorker {
         }
     }
 
-    fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, payload: &[u8]) -> PyResult<()> {
-        if payload.len() < 1 << 16 {
-            return Ok(self.0.finish(task.id(), verdict, payload)?);
-        }
-        Ok(py.detach(|| self.0.finish(task.id(), verdict, payload))?)
+    fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, payload: &[&[u8]]) -> PyResult<()> {
+        let finish = || self.0.finish(task.id(), verdict, payload);
+        Ok(if is_large(payload) { py.detach(finish) } else { finish() }?)
     }
 
     /// Sends a failure, as `procession.pool` puts it into bytes.
@@ -124,13 +125,13 @@ impl PoolWorker {
         about: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<()> {
         let payload = of_pool_module(py, how)?.call1(about)?;
-        self.send(py, task, Verdict::Failed, payload.cast::<PyBytes>()?.as_bytes())
+        self.send(py, task, Verdict::Failed, &[payload.cast::<PyBytes>()?.as_bytes()])
     }
 
     fn call<'py>(&self, py: Python<'py>, task: &Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {
         let mode =
             Mode::from_number(task.mode()).ok_or_else(|| PyRuntimeError::new_err("a task of an unknown kind"))?;
-        let payload = decode(py, task.payload())?;
+        let payload = loads(py, task.payload())?;
         let (function, payload) = if has_function(task.definition()) {
             (self.function(py, task.definition(), functions)?, payload)
         } else {
@@ -163,7 +164,7 @@ impl PoolWorker {
             return Ok(function.bind(py).clone());
         }
         let bytes = self.0.definition(definition).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-        let function = decode(py, &bytes)?;
+        let function = loads(py, &bytes)?;
         functions.insert(definition.number, function.clone().unbind());
         Ok(function)
     }
