@@ -64,7 +64,8 @@ class DummyProcess(threading.Thread):
 
 
 Process = DummyProcess
-current_process()._children = weakref.WeakKeyDictionary()
+# The thread that imports this, which is no DummyProcess, has children too.
+vars(current_process())["_children"] = weakref.WeakKeyDictionary()
 
 
 def active_children():

@@ -261,18 +261,18 @@ impl ApplyResult {
     }
 
     /// Wait until the call has completed, at most `timeout` seconds.
-    #[pyo3(signature = (timeout = Timeout::FOREVER))]
-    fn wait(&self, py: Python<'_>, timeout: Timeout) -> PyResult<()> {
-        self.call()?.wait(py, timeout, Job::is_settled)?;
+    #[pyo3(signature = (timeout = None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<()> {
+        self.call()?.wait(py, timeout.unwrap_or(Timeout::FOREVER), Job::is_settled)?;
         Ok(())
     }
 
     /// What the call returned; if it raised, that is raised. `TimeoutError` after `timeout` seconds.
-    #[pyo3(signature = (timeout = Timeout::FOREVER))]
-    fn get(slf: &Bound<'_, Self>, timeout: Timeout) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (timeout = None))]
+    fn get(slf: &Bound<'_, Self>, timeout: Option<Timeout>) -> PyResult<Py<PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let call = this.call()?;
-        let deadline = timeout.deadline(Instant::now());
+        let deadline = timeout.and_then(|timeout| timeout.deadline(Instant::now()));
         loop {
             if call.job.is_settled() {
                 Self::load(slf)?;

@@ -54,12 +54,13 @@ impl IMapIterator {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.next(py, Timeout::FOREVER)
+        self.next(py, None)
     }
 
     /// The next result. `TimeoutError` if it does not come within `timeout` seconds.
-    #[pyo3(signature = (timeout = Timeout::FOREVER))]
-    fn next(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (timeout = None))]
+    fn next(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<Py<PyAny>> {
+        let timeout = timeout.unwrap_or(Timeout::FOREVER);
         let call = self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))?;
         loop {
             match call.job().next() {
