@@ -14,7 +14,7 @@ try:
     ORIGINAL_DIR = os.path.abspath(os.curdir)
 except OSError:
     # The directory was removed under us; children then stay where they are started.
-    ORIGINAL_DIR = None
+    ORIGINAL_DIR = None  # type: ignore[assignment]
 
 
 def current_process():
@@ -357,7 +357,7 @@ _parent_process = None
 _current_process = _MainProcess()
 _process_counter = itertools.count(1)
 _children = set()
-_dangling = WeakSet()
+_dangling: WeakSet = WeakSet()
 
 
 def _forget_children():

@@ -1,8 +1,9 @@
 """Queues between processes.
 
 The work is done by the native class of `_core`, on a ring of messages in shared memory. There is no thread that feeds
-a pipe: `put()` pickles and stores the object before it returns. So what a process put is there for the others at once and
-stays when the process ends, `qsize()` is exact, and an object that can't be pickled is an error of the very `put()`.
+a pipe: `put()` pickles and stores the object before it returns. So what a process put is there for the others at once
+and stays when the process ends, `qsize()` is exact, and an object that can't be pickled is an error of the very
+`put()`.
 """
 
 import types
@@ -67,7 +68,7 @@ class _Shared(_core.Queue):
     def _writer(self, end):
         self._writer_end = end
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: classmethod = classmethod(types.GenericAlias)
 
 
 class Queue(_Shared):

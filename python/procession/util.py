@@ -145,7 +145,7 @@ def _remove_temp_dir(rmtree, tempdir):
 
 # Hooks that make objects anew in a forked child
 
-_afterfork_registry = weakref.WeakValueDictionary()
+_afterfork_registry: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _afterfork_counter = itertools.count()
 
 
@@ -395,7 +395,7 @@ def spawnv_passfds(path, args, passfds):
 
 def _cleanup_tests():
     """What CPython's tests call when they are done: ends the helpers and runs the finalizers."""
-    from test import support
+    from test import support  # type: ignore[import-not-found]
 
     from . import forkserver, resource_tracker
 
