@@ -2,25 +2,24 @@
 #![allow(unsafe_code)]
 
 use std::{
-    cell::Cell,
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
     os::fd::{IntoRawFd, OwnedFd, RawFd},
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use super::{
     descriptor::{Descriptor, InUse},
+    early::{Early, FIRST_PACKET},
     frame::{self, Decoded, Header},
+    patience::Patience,
     wait::poll_one,
 };
 use crate::{
-    sync::{Wait, WaitError, one_core},
+    sync::{Wait, WaitError},
     sys::io::{self as sys, Blocking},
 };
 
-/// The first packet of a message holds at most this many bytes, its header included (*Packets*).
-const FIRST_PACKET: usize = 64 * 1024;
 /// A further packet of a message holds at most this many.
 const NEXT_PACKET: usize = 128 * 1024;
 /// A packet is not made smaller than this, however small the socket's buffer is.
@@ -499,7 +498,11 @@ impl Incoming<'_> {
     /// The body, if its length is known and all of it came with the header, as it does in a packet.
     pub fn whole(&mut self) -> Option<&[u8]> {
         let (header, have) = (self.header, self.have);
-        (self.length? == have - header).then(|| &self.early.filled(have)[header..])
+        if self.length? != have - header {
+            return None;
+        }
+        // SAFETY: `have` counts what was received.
+        Some(&unsafe { self.early.filled(have) }[header..])
     }
 
     fn head(&mut self, how: &mut How<'_, '_>) -> Result<Option<usize>, ConnectionError> {
@@ -524,7 +527,8 @@ impl Incoming<'_> {
                 Err(error @ ConnectionError::Io(_)) => return self.fail(error),
                 Err(error) => return Err(error),
             }
-            match frame::decode(self.early.filled(self.have)) {
+            // SAFETY: `have` counts what was received.
+            match frame::decode(unsafe { self.early.filled(self.have) }) {
                 Some(Decoded::Complete { header, length }) if self.have - header <= length => {
                     self.header = header;
                     self.length = Some(length);
@@ -574,80 +578,6 @@ impl Drop for Incoming<'_> {
             self.connection.receiving_broken.store(true, Ordering::Relaxed);
         }
         self.early.give_back();
-    }
-}
-
-/// Where the first packet of a message is received. One is kept for each thread.
-#[derive(Debug)]
-struct Early(Option<Box<Space>>);
-
-type Space = [MaybeUninit<u8>; FIRST_PACKET];
-
-thread_local! {
-    static KEPT: Cell<Option<Box<Space>>> = const { Cell::new(None) };
-}
-
-impl Early {
-    fn take() -> Self {
-        // Only one call at a time has it: a signal handler may receive another message while this one waits.
-        Self(KEPT.try_with(Cell::take).ok().flatten())
-    }
-
-    fn space(&mut self) -> &mut Space {
-        self.0.get_or_insert_with(|| vec![MaybeUninit::uninit(); FIRST_PACKET].try_into().expect("as long as wanted"))
-    }
-
-    /// The first bytes, of which the caller knows that they were received.
-    fn filled(&mut self, have: usize) -> &[u8] {
-        let received = &self.space()[..have];
-        // SAFETY: the kernel has written the first `have` bytes; `space` outlives the slice, as it is borrowed from it.
-        unsafe { std::slice::from_raw_parts(received.as_ptr().cast(), received.len()) }
-    }
-
-    fn give_back(&mut self) {
-        let space = self.0.take();
-        // The thread may be at its end, without a place to keep anything.
-        let _ = KEPT.try_with(|kept| kept.set(space));
-    }
-}
-
-/// How often it is looked whether something has come, before a receiver goes to sleep.
-///
-/// It pays only if the answer comes sooner than a thread is put to sleep and woken. So it grows when it did, and shrinks
-/// when it did not.
-#[derive(Debug)]
-struct Patience {
-    looks: AtomicU32,
-    waits: AtomicU32,
-}
-
-impl Patience {
-    const MOST: u32 = 64;
-    const LEAST: u32 = 2;
-    /// Every so often the most is tried: who has learned not to look would never learn better.
-    const PROBE_EVERY: u32 = 64;
-
-    fn new() -> Self {
-        Self { looks: AtomicU32::new(Self::MOST / 4), waits: AtomicU32::new(0) }
-    }
-
-    fn get(&self) -> u32 {
-        if one_core() {
-            0
-        } else if self.waits.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::PROBE_EVERY) {
-            Self::MOST
-        } else {
-            self.looks.load(Ordering::Relaxed)
-        }
-    }
-
-    /// To be told how many looks were made, and whether they were in vain.
-    fn end(&self, made: u32, slept: bool) {
-        let usual = self.looks.load(Ordering::Relaxed);
-        let next = if slept { (usual / 2).max(Self::LEAST) } else { usual.max(made * 2).min(Self::MOST) };
-        if next != usual {
-            self.looks.store(next, Ordering::Relaxed);
-        }
     }
 }
 

@@ -4,8 +4,10 @@
 
 mod connection;
 mod descriptor;
+mod early;
 mod frame;
 mod layout;
+mod patience;
 mod pipe;
 mod pollable;
 mod published;
