@@ -674,3 +674,40 @@ def test_tasks_wait_in_little_memory(way):
         assert got == [1 << 20] * count
         pool.close()
         pool.join()
+
+
+class FailingItems:
+    """Says that it has items, and fails to give one."""
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        raise LookupError("none")
+
+
+def test_failed_calls_are_collected(pool):
+    """An exception knows the frames it came through, these the result, and that the exception."""
+
+    def call(submit):
+        result = submit()
+        result.wait()
+        try:
+            result.get()
+        except Exception as error:
+            kept = error  # noqa: F841
+        return weakref.ref(result)
+
+    references = sys.getrefcount(pool)
+    gone = [
+        call(lambda: pool.map_async(square, FailingItems())),
+        call(lambda: pool.apply_async(fail, ("x",))),
+        call(lambda: pool.apply_async(square, (threading.Lock(),), callback=lambda value: pool)),
+    ]
+    stream = pool.imap(square, FailingItems())
+    with pytest.raises(LookupError):
+        next(stream)
+    del stream
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 3
+    assert sys.getrefcount(pool) == references

@@ -302,7 +302,9 @@ class Feeder:
 
     def _next(self):
         with self._lock:
-            if self.over or not self._feeds:
+            if self.over:
+                self._feeds.clear()
+            if not self._feeds:
                 self._thread = None
                 return None
             self._feeds.rotate(-1)

@@ -8,7 +8,7 @@ use std::{
 
 use procession_core::pool::{Definition, Engine, Event, Job, Order, Reaction};
 use pyo3::{
-    IntoPyObjectExt,
+    IntoPyObjectExt, PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyValueError},
     prelude::*,
     types::{PyDict, PyDictMethods, PyTuple},
@@ -122,6 +122,21 @@ impl PoolEngine {
             unsettled: Mutex::default(),
             backlog: Mutex::default(),
         })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Ok(unsettled) = self.unsettled.try_lock() {
+            for result in unsettled.values() {
+                visit.call(result)?;
+            }
+        }
+        self.functions.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        let taken = std::mem::take(&mut *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(taken);
+        self.functions.clear();
     }
 
     /// What a worker is handed.
@@ -260,7 +275,8 @@ impl PoolEngine {
         let result = result.into_super();
         slf.get().keep_until_settled(&call, &result);
         let mode = if star { Mode::StarMap } else { Mode::Map };
-        Ok((result, Bound::new(py, PoolFeed::new(call, func, mode, items, chunksize))?))
+        let any = result.clone().into_any();
+        Ok((result, Bound::new(py, PoolFeed::new(call, &any, func, mode, items, chunksize))?))
     }
 
     /// Has the workers call `func` for each item, as the returned feed is fed. Returns the iterator over what comes back,
@@ -278,7 +294,8 @@ impl PoolEngine {
         let call = Arc::new(Call::new(slf, job, owner, func, Callbacks::default()));
         let iterator = IMapIterator::over(slf.py(), call.clone(), ordered)?;
         let mode = if chunksize > 1 { Mode::Map } else { Mode::Single };
-        Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, func, mode, items, chunksize))?))
+        let any = iterator.clone().into_any();
+        Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, &any, func, mode, items, chunksize))?))
     }
 
     /// Whether so much is still to be taken by the workers that more had better wait.

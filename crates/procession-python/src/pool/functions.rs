@@ -7,6 +7,7 @@ use std::{
 
 use procession_core::pool::{Definition, Engine};
 use pyo3::{
+    PyTraverseError, PyVisit,
     prelude::*,
     types::{PyCFunction, PyFunction, PyType},
 };
@@ -27,11 +28,25 @@ pub(super) struct Functions(Mutex<HashMap<usize, Known>>);
 #[derive(Debug)]
 struct Known {
     /// Kept, so that its address stays its own.
-    _function: Py<PyAny>,
+    function: Py<PyAny>,
     definition: Definition,
 }
 
 impl Functions {
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Ok(functions) = self.0.try_lock() {
+            for known in functions.values() {
+                visit.call(&known.function)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn clear(&self) {
+        let taken = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(taken);
+    }
+
     /// The definition of a function; the default one if it has to go with each task.
     ///
     /// # Errors
@@ -54,7 +69,7 @@ impl Functions {
             return Ok(Definition::default());
         }
         let definition = engine.define(&pickle)?;
-        let known = Known { _function: function.clone().unbind(), definition };
+        let known = Known { function: function.clone().unbind(), definition };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, known);
         Ok(definition)
     }

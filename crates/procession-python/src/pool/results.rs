@@ -8,7 +8,8 @@ use std::{
 
 use procession_core::pool::{Job, Next, Outcome, Verdict};
 use pyo3::{
-    exceptions::{PyRuntimeError, PyValueError},
+    PyTraverseError, PyVisit,
+    exceptions::{PyBaseException, PyRuntimeError, PyValueError},
     prelude::*,
     sync::{MutexExt, PyOnceLock},
     types::{PyDict, PyList, PyTuple},
@@ -29,7 +30,7 @@ pub(super) struct Call {
     kept: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
     callbacks: Mutex<Callbacks>,
     /// Why tasks were refused, by their index.
-    refused: Mutex<HashMap<u64, PyErr>>,
+    refused: Mutex<HashMap<u64, Py<PyBaseException>>>,
 }
 
 /// What is to be called when a call is done.
@@ -66,7 +67,7 @@ impl Call {
 
     /// A task that could not be pickled, say: the error is what its caller gets.
     pub(super) fn refuse(&self, py: Python<'_>, index: u64, error: PyErr) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error.into_value(py));
         let engine = &self.engine.get().engine;
         py.detach(|| engine.refuse(&self.job, index));
     }
@@ -87,7 +88,10 @@ impl Call {
             },
             Verdict::Refused => {
                 let reason = self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
-                return Err(reason.unwrap_or_else(|| PyRuntimeError::new_err("the task could not be sent")));
+                return Err(reason.map_or_else(
+                    || PyRuntimeError::new_err("the task could not be sent"),
+                    |reason| PyErr::from_value(reason.into_bound(py).into_any()),
+                ));
             }
             Verdict::Lost | Verdict::Unserved => {
                 let taken = outcome.verdict == Verdict::Lost;
@@ -113,6 +117,37 @@ impl Call {
         }
         let engine = self.engine.get().here()?;
         Ok(block(py, timeout, |wait| engine.wait(&self.job, ready, wait))?.is_some())
+    }
+
+    /// Shows the collector what is kept: for the one object that all others which have the call refer to.
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.engine)?;
+        // What is in use at the moment is no garbage.
+        if let Ok(kept) = self.kept.try_lock()
+            && let Some((owner, function)) = &*kept
+        {
+            visit.call(owner)?;
+            visit.call(function)?;
+        }
+        if let Ok(callbacks) = self.callbacks.try_lock() {
+            visit.call(&callbacks.on_value)?;
+            visit.call(&callbacks.on_error)?;
+        }
+        if let Ok(refused) = self.refused.try_lock() {
+            for reason in refused.values() {
+                visit.call(reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of all that could be a part of a cycle.
+    pub(super) fn clear(&self) {
+        self.let_go();
+        let taken = std::mem::take(&mut *self.callbacks.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(taken);
+        let taken = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(taken);
     }
 
     /// The call is done: nothing is kept any longer than needed.
@@ -159,7 +194,7 @@ enum Content {
     /// Nothing, or a part of the list of a map.
     Loading(Option<Py<PyList>>),
     Value(Py<PyAny>),
-    Error(PyErr),
+    Error(Py<PyBaseException>),
 }
 
 /// The result of `Pool.apply_async()`, to be waited for.
@@ -205,12 +240,15 @@ impl ApplyResult {
                 Next::Outcome(index, outcome) => {
                     let value = call.value_of(py, index, &outcome);
                     if !is_map {
-                        break value.map_or_else(Content::Error, |value| Content::Value(value.unbind()));
+                        break value.map_or_else(
+                            |error| Content::Error(error.into_value(py)),
+                            |value| Content::Value(value.unbind()),
+                        );
                     }
                     let list = list.get_or_insert_with(|| PyList::empty(py).unbind()).bind(py);
                     let added = value.and_then(|chunk| list.call_method1(pyo3::intern!(py, "extend"), (chunk,)));
                     if let Err(error) = added {
-                        failed.get_or_insert(error);
+                        failed.get_or_insert_with(|| error.into_value(py));
                     }
                 }
             }
@@ -227,7 +265,7 @@ impl ApplyResult {
         match &*content {
             Content::Loading(_) => None,
             Content::Value(value) => Some(Ok(value.clone_ref(py))),
-            Content::Error(error) => Some(Err(error.clone_ref(py))),
+            Content::Error(error) => Some(Err(PyErr::from_value(error.bind(py).clone().into_any()))),
         }
     }
 }
@@ -290,6 +328,29 @@ impl ApplyResult {
             }
             Self::load(slf)?;
         }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(call) = &self.call {
+            call.traverse(&visit)?;
+        }
+        match self.content.try_lock().as_deref() {
+            Ok(Content::Loading(list)) => visit.call(list),
+            Ok(Content::Value(value)) => visit.call(value),
+            Ok(Content::Error(error)) => visit.call(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        if let Some(call) = &self.call {
+            call.clear();
+        }
+        let content = std::mem::replace(
+            &mut *self.content.lock().unwrap_or_else(PoisonError::into_inner),
+            Content::Loading(None),
+        );
+        drop(content);
     }
 
     /// Calls the callback that is due, if there is one. For the thread that attends to the pool.

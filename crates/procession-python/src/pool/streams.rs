@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use procession_core::pool::{Job, Next};
 use pyo3::{
+    PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyStopIteration},
     prelude::*,
     sync::MutexExt,
@@ -47,6 +48,16 @@ impl IMapIterator {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn make(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { call: None }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.call.as_ref().map_or(Ok(()), |call| call.traverse(&visit))
+    }
+
+    fn __clear__(&self) {
+        if let Some(call) = &self.call {
+            call.clear();
+        }
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -93,6 +104,8 @@ impl IMapUnorderedIterator {
 #[derive(Debug)]
 pub(crate) struct PoolFeed {
     call: Arc<Call>,
+    /// What the caller got, which is the one that shows the collector what the call keeps.
+    result: Py<PyAny>,
     recipe: PyResult<Recipe>,
     chunksize: Option<usize>,
     state: Mutex<State>,
@@ -108,6 +121,7 @@ struct State {
 impl PoolFeed {
     pub(super) fn new(
         call: Arc<Call>,
+        result: &Bound<'_, PyAny>,
         func: &Bound<'_, PyAny>,
         mode: Mode,
         items: &Bound<'_, PyAny>,
@@ -116,7 +130,8 @@ impl PoolFeed {
         let recipe = call.engine().recipe(func, mode);
         let chunksize = (mode != Mode::Single).then_some(chunksize);
         let items = items.try_iter().map(Bound::unbind);
-        Self { call, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) }
+        let result = result.clone().unbind();
+        Self { call, result, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) }
     }
 
     fn one(&self, py: Python<'_>, state: &mut State) -> PyResult<bool> {
@@ -140,6 +155,10 @@ impl PoolFeed {
 
 #[pymethods]
 impl PoolFeed {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.result)
+    }
+
     /// Hands at most `count` items to the workers, or chunks of them, as far as there is room. Returns False at the end.
     #[pyo3(signature = (count, wait = true))]
     fn feed(&self, py: Python<'_>, count: usize, wait: bool) -> PyResult<bool> {
