@@ -7,20 +7,26 @@ mod descriptor;
 mod early;
 mod frame;
 mod layout;
+mod message;
 mod patience;
 mod pipe;
 mod pollable;
 mod published;
+mod put;
 mod queue;
 mod ring;
 mod sleepers;
 mod spill;
+mod take;
 mod wait;
 
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing};
+pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
+pub use put::PutError;
 pub use queue::{Queue, TooManyDone};
-pub use ring::{Delivered, Message, PutError, Ring, TakeError};
+pub use ring::{Delivered, Ring};
+pub use take::TakeError;
 pub use wait::wait;
 
 /// A place where a kill test may have the process killed; nothing otherwise.

@@ -8,8 +8,11 @@ use std::{
 };
 
 use super::{
+    message::Message,
     pollable::Pollable,
-    ring::{Delivered, Message, PutError, Ring, TakeError},
+    put::PutError,
+    ring::{Delivered, Ring},
+    take::TakeError,
 };
 use crate::{
     loom::Ordering::{AcqRel, Acquire},

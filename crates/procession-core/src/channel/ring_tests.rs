@@ -1,9 +1,11 @@
+#![allow(unsafe_code)]
+
 use std::{collections::VecDeque, time::Duration};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::kills;
+use crate::channel::{Message, PutError, TakeError, kills};
 
 fn ring() -> Ring {
     Ring::create("test").unwrap()
@@ -124,6 +126,24 @@ fn what_does_not_fit_the_window_spills_in_order_and_gives_memory_back() {
     // The window comes into use again.
     put(&ring, b"small");
     assert_eq!(take(&ring), b"small");
+}
+
+#[test]
+fn small_spilled_messages_are_read_ahead_by_several_consumers() {
+    let one = ring();
+    let other = Ring::attach(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    for round in 0..3_u32 {
+        put(&one, &message(1, 2 << 20));
+        for number in 0..5000_u32 {
+            put(&one, &(round * 5000 + number).to_le_bytes().repeat(1 + number as usize % 40));
+        }
+        assert_eq!(take(&one), message(1, 2 << 20));
+        for number in 0..5000_u32 {
+            let taker = if number / 7 % 3 == 0 { &one } else { &other };
+            assert_eq!(take(taker), (round * 5000 + number).to_le_bytes().repeat(1 + number as usize % 40));
+        }
+    }
+    assert!(one.is_empty());
 }
 
 #[test]

@@ -14,8 +14,6 @@ const STEP: u64 = 16 << 20;
 const ROUND: u64 = 1 << 16;
 /// Messages up to here are put together before they are written, so that one system call does.
 const TOGETHER: usize = 1 << 16;
-/// How much is read along with the length of a message.
-pub(super) const AHEAD: usize = 1024;
 
 /// The spill as one process sees it, with the position that was its beginning when it was begun anew.
 pub(super) struct Spill<'a> {

@@ -1,0 +1,167 @@
+//! A message that is about to be taken.
+#![allow(unsafe_code)]
+
+use std::{io, mem::MaybeUninit, sync::Mutex};
+
+use super::{
+    layout::{PREFIX, as_uninit},
+    ring::Ring,
+    spill::Spill,
+};
+
+/// How much is read along with the length of a spilled message.
+const AHEAD: usize = 1024;
+/// How much is read at once while the messages are small.
+const READ: usize = 1 << 16;
+/// Up to here a message is small.
+const SMALL: u64 = 1 << 12;
+
+/// A message that is still in the ring, as its reader sees it.
+#[derive(Debug)]
+pub struct Message<'a> {
+    ring: &'a Ring,
+    sequence: u64,
+    length: u64,
+    place: Place,
+}
+
+#[derive(Debug)]
+pub(super) enum Place {
+    Window { position: u64 },
+    Spill { position: u64, base: u64, ahead: Box<Ahead> },
+}
+
+/// What was read from the spill along with the length: all of a small message.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    bytes: [u8; AHEAD],
+    length: usize,
+}
+
+/// What this process read of the spill beyond the message it was to take. Bytes between head and tail do not change, and
+/// a position never comes again, so it is good for as long as the head lies in it.
+#[derive(Debug, Default)]
+pub(super) struct ReadAhead {
+    start: u64,
+    bytes: Vec<u8>,
+    /// Whether the last message was small, so that it pays.
+    small: bool,
+}
+
+impl Ahead {
+    /// Reads the record at `position`, of which, with those behind it, `left` bytes were published.
+    pub(super) fn read(cache: &Mutex<ReadAhead>, spill: &Spill<'_>, position: u64, left: u64) -> io::Result<Box<Self>> {
+        let mut ahead = Box::new(Self { bytes: [0; AHEAD], length: left.min(AHEAD as u64) as usize });
+        let into = &mut ahead.bytes[..ahead.length];
+        // It is only ever locked by a holder of the consumer lock, but a forked child may have been given it locked.
+        let Ok(mut cache) = cache.try_lock() else {
+            spill.read(position, as_uninit(into))?;
+            return Ok(ahead);
+        };
+        if cache.at(position, into.len()).is_none() && cache.small {
+            cache.fill(spill, position, left)?;
+        }
+        match cache.at(position, into.len()) {
+            Some(bytes) => into.copy_from_slice(bytes),
+            None => spill.read(position, as_uninit(into))?,
+        }
+        cache.small = ahead.length() <= SMALL;
+        if !cache.small {
+            cache.bytes = Vec::new();
+        }
+        Ok(ahead)
+    }
+
+    /// The length of the message.
+    pub(super) fn length(&self) -> u64 {
+        self.bytes.first_chunk().map_or(0, |prefix| u64::from_le_bytes(*prefix))
+    }
+}
+
+impl ReadAhead {
+    fn at(&self, position: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        self.bytes.get(start..start.checked_add(length)?)
+    }
+
+    fn fill(&mut self, spill: &Spill<'_>, position: u64, left: u64) -> io::Result<()> {
+        // Were the reading to fail, what is there now would be taken for it.
+        self.bytes.clear();
+        self.start = position;
+        let length = left.min(READ as u64) as usize;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(length, 0);
+        spill.read(position, as_uninit(&mut bytes))?;
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl<'a> Message<'a> {
+    #[inline]
+    pub(super) fn new(ring: &'a Ring, sequence: u64, length: u64, place: Place) -> Self {
+        Self { ring, sequence, length, place }
+    }
+
+    pub(super) fn is_spilled(&self) -> bool {
+        matches!(self.place, Place::Spill { .. })
+    }
+
+    /// Its number: how many messages were taken out of the ring before it.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Copies the bytes from `offset` on, as many as `into` has room for and the message has. All of these are
+    /// initialized afterwards; what `into` has beyond is left alone.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2), if the message lies in the file.
+    pub fn copy_from(&self, offset: u64, into: &mut [MaybeUninit<u8>]) -> io::Result<()> {
+        let left = self.length.saturating_sub(offset);
+        let length = usize::try_from(left).map_or(into.len(), |left| left.min(into.len()));
+        let into = &mut into[..length];
+        match &self.place {
+            Place::Window { position } => self.ring.map().read_window(position + offset.min(self.length), into),
+            Place::Spill { position, base, ahead } => {
+                let known = &ahead.bytes[PREFIX as usize..ahead.length];
+                let known = &known[known.len().min(offset as usize)..];
+                let known = &known[..known.len().min(length)];
+                let (first, rest) = into.split_at_mut(known.len());
+                for (byte, known) in first.iter_mut().zip(known) {
+                    byte.write(*known);
+                }
+                if !rest.is_empty() {
+                    Spill::new(self.ring.map(), *base).read(position + offset + known.len() as u64, rest)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::OutOfMemory`], or as [`copy_from`](Self::copy_from).
+    pub fn to_vec(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let length = usize::try_from(self.length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.copy_from(0, &mut bytes.spare_capacity_mut()[..length])?;
+        // SAFETY: reserved, and initialized by `copy_from`, which was given as much as the message has.
+        unsafe { bytes.set_len(length) };
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,255 @@
+//! Putting messages.
+
+use std::io;
+
+use super::{
+    layout::{
+        PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT, WINDOW_HEAD, WINDOW_STEP, WINDOW_TAIL, record,
+    },
+    ring::{Delivered, Held, Ring},
+    spill::{self, Spill},
+};
+use crate::{
+    loom::Ordering::{Acquire, Relaxed, Release},
+    sync::{Slices, Wait, WaitError, spin},
+};
+
+/// Why a message was not put.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// As many messages as the bound allows are in the ring (only if nothing was to be waited for).
+    #[error("the queue is full")]
+    Full,
+    /// Another thread or process is putting a message just now (only if nothing was to be waited for).
+    #[error("another producer is at work")]
+    Busy,
+    /// The wait ended.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// There is no memory for the message.
+    #[error("no memory for the message: {0}")]
+    Memory(io::Error),
+    /// The shared memory holds what no ring can: another process wrote there.
+    #[error("the shared memory of the queue is damaged")]
+    Damaged,
+}
+
+impl Ring {
+    /// Puts one message, the `parts` one after another. Waits while `bound` messages or more are in the ring, and while
+    /// other producers are at work.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], never `Full` or `Busy`. The message is not in the ring then.
+    pub fn put(&self, parts: &[&[u8]], bound: Option<u64>, wait: &mut Wait<'_>) -> Result<Delivered, PutError> {
+        self.put_many(&[parts], bound, wait)
+    }
+
+    /// [`put`](Self::put) without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`]
+    #[inline]
+    pub fn try_put(&self, parts: &[&[u8]], bound: Option<u64>) -> Result<Delivered, PutError> {
+        self.try_put_many(&[parts], bound)
+    }
+
+    /// Puts as many of the messages as the bound allows, in order and nothing in between, but one at least: waits for that. The caller
+    /// goes on with the rest ([`Delivered::count`] tells how many went in).
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], never `Full` or `Busy`. None of the messages is in the ring then.
+    pub fn put_many(
+        &self,
+        messages: &[&[&[u8]]],
+        bound: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        let mut slices = Slices::new();
+        loop {
+            match self.put_now(messages, bound, wait) {
+                Err(PutError::Full) => self.wait_for_room(bound, wait, &mut slices)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits until no other producer is at work.
+    pub(super) fn wait_for_turn(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        Held::acquire(&self.map().header().producers.lock, wait).map(drop)
+    }
+
+    /// Waits until there is room, or there may be: for a slice at most.
+    pub(super) fn wait_for_room(
+        &self,
+        bound: Option<u64>,
+        wait: &mut Wait<'_>,
+        slices: &mut Slices,
+    ) -> Result<(), WaitError> {
+        let header = self.map().header();
+        let seen = self.get_count();
+        let full = self.put_count().saturating_sub(seen) >= bound.unwrap_or(u64::MAX);
+        if !full || spin(|| self.get_count() != seen) {
+            return Ok(());
+        }
+        header.sleepers.putters.sleep(&header.consumers.head.count, seen, wait, slices.next())
+    }
+
+    /// [`put_many`](Self::put_many) without waiting for room; `patience` is for the moments in which another producer
+    /// is at work.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], never `Busy`.
+    pub fn put_now(
+        &self,
+        messages: &[&[&[u8]]],
+        bound: Option<u64>,
+        patience: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        let held = Held::acquire(&self.map().header().producers.lock, patience)?;
+        self.put_holding(held, messages, bound)
+    }
+
+    /// [`put_many`](Self::put_many) without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`]
+    #[inline]
+    pub fn try_put_many(&self, messages: &[&[&[u8]]], bound: Option<u64>) -> Result<Delivered, PutError> {
+        let held = Held::try_acquire(&self.map().header().producers.lock).ok_or(PutError::Busy)?;
+        self.put_holding(held, messages, bound)
+    }
+
+    fn put_holding(&self, held: Held<'_>, messages: &[&[&[u8]]], bound: Option<u64>) -> Result<Delivered, PutError> {
+        let header = self.map().header();
+        let before = header.sleepers.getters.before();
+        let (put_count, mut tail) = header.producers.tail.read();
+        if messages.is_empty() {
+            return Ok(Delivered { count: 0, doorbell: false });
+        }
+        let allowed = self.allowed(put_count, bound).min(messages.len() as u64);
+        let Some(last) = allowed.checked_sub(1) else {
+            return Err(PutError::Full);
+        };
+        let mut last_but_one = tail;
+        let mut written = 0;
+        for parts in &messages[..=last as usize] {
+            let position = tail;
+            match self.write(&mut tail, parts) {
+                Ok(()) => {
+                    last_but_one = position;
+                    written += 1;
+                }
+                // Those before are put; the next call meets the error.
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error),
+            }
+            super::point();
+        }
+        // The count has to change by an odd number (see `published.rs`).
+        if written % 2 == 0 {
+            header.producers.tail.publish(put_count + written - 1, last_but_one);
+        }
+        header.producers.tail.publish(put_count + written, tail);
+        super::point();
+        drop(held);
+        header.sleepers.getters.wake(&header.producers.tail.count, before, written);
+        Ok(Delivered { count: written, doorbell: header.sleepers.doorbell.load(Relaxed) != 0 })
+    }
+
+    /// How many messages may be put.
+    #[inline]
+    fn allowed(&self, put_count: u64, bound: Option<u64>) -> u64 {
+        let Some(bound) = bound else { return u64::MAX };
+        let seen = &self.map().header().seen.get_count;
+        let room = |got: u64| bound.saturating_sub(put_count.saturating_sub(got));
+        match room(seen.load(Acquire)) {
+            0 => {
+                let got = self.get_count();
+                seen.store(got, Release);
+                room(got)
+            }
+            room => room,
+        }
+    }
+
+    /// Writes a message behind the tail, and moves that (only the caller's copy of it).
+    #[inline]
+    fn write(&self, tail: &mut [u64; 3], parts: &[&[u8]]) -> Result<(), PutError> {
+        let length = parts.iter().fold(0_u64, |sum, part| sum + part.len() as u64);
+        let size = record(length).ok_or(PutError::Damaged)?;
+        let seen = &self.map().header().seen;
+        let fits = |tail: &[u64; 3]| {
+            let used = tail[WINDOW_TAIL].wrapping_sub(seen.window_head.load(Acquire));
+            tail[SPILL_TAIL] == seen.spill_head.load(Acquire) && used <= WINDOW && size <= WINDOW - used
+        };
+        if !fits(tail) {
+            let (_, head) = self.map().header().consumers.head.read();
+            if tail[WINDOW_TAIL].wrapping_sub(head[WINDOW_HEAD]) > WINDOW {
+                return Err(PutError::Damaged);
+            }
+            seen.window_head.store(head[WINDOW_HEAD], Release);
+            seen.spill_head.store(head[SPILL_HEAD], Release);
+            if !fits(tail) {
+                return self.write_to_spill(tail, parts, length, size);
+            }
+        }
+        let start = tail[WINDOW_TAIL];
+        self.secure_window(start, size)?;
+        self.map().write_window(start, &length.to_le_bytes());
+        let mut position = start + PREFIX;
+        for part in parts {
+            super::point();
+            self.map().write_window(position, part);
+            position += part.len() as u64;
+        }
+        tail[WINDOW_TAIL] = start + size;
+        Ok(())
+    }
+
+    /// Sees to it that memory is behind the part of the window that is going to be written.
+    #[inline]
+    fn secure_window(&self, start: u64, size: u64) -> Result<(), PutError> {
+        let secured = &self.map().header().seen.secured;
+        let present = secured.load(Relaxed);
+        let end = (start % WINDOW + size).min(WINDOW);
+        if end <= present {
+            return Ok(());
+        }
+        let wanted = end.next_multiple_of(WINDOW_STEP);
+        let from = present.min(WINDOW);
+        self.map().segment().secure(WINDOW_AT as u64 + from, wanted - from).map_err(PutError::Memory)?;
+        super::point();
+        secured.store(wanted, Relaxed);
+        Ok(())
+    }
+
+    #[cold]
+    fn write_to_spill(&self, tail: &mut [u64; 3], parts: &[&[u8]], length: u64, size: u64) -> Result<(), PutError> {
+        let header = self.map().header();
+        let used = tail[SPILL_TAIL].wrapping_sub(header.seen.spill_head.load(Acquire));
+        let (_, published) = header.producers.tail.read();
+        if used == 0 && published[SPILL_TAIL] == tail[SPILL_TAIL] {
+            if published[SPILL_BASE] != tail[SPILL_TAIL] {
+                spill::begin_anew(self.map());
+            }
+            tail[SPILL_BASE] = tail[SPILL_TAIL];
+        }
+        let room = spill::room(self.map());
+        if used > room {
+            return Err(PutError::Damaged);
+        }
+        if size > room - used {
+            return Err(PutError::Memory(io::ErrorKind::StorageFull.into()));
+        }
+        Spill::new(self.map(), tail[SPILL_BASE])
+            .write_record(tail[SPILL_TAIL], parts, length)
+            .map_err(PutError::Memory)?;
+        tail[SPILL_TAIL] += size;
+        Ok(())
+    }
+}
