@@ -197,6 +197,31 @@ if __name__ == "__main__":
     assert result.stderr == "Ada hello\nMainProcess goodbye\n"
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_log_records_name_the_process_without_a_takeover(method, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        f"""
+import logging, procession
+logging.basicConfig(format="%(processName)s %(message)s")
+def grandchild():
+    logging.warning("hello")
+def child():
+    logging.warning("hello")
+    p = procession.get_context({method!r}).Process(target=grandchild, name="Bea")
+    p.start()
+    p.join()
+if __name__ == "__main__":
+    p = procession.get_context({method!r}).Process(target=child, name="Ada")
+    p.start()
+    p.join()
+    logging.warning("goodbye")
+"""
+    )
+    result = run(path)
+    assert result.stderr == "Ada hello\nBea hello\nMainProcess goodbye\n"
+
+
 def test_the_package_itself_never_imports_the_standard_one():
     # Not when imported, and not in a child: the import of one's own program needs no takeover.
     result = run(

@@ -9,7 +9,8 @@ import sys
 try:
     from . import _core  # noqa: F401
 except ImportError as error:
-    if sys.platform.startswith("linux"):
+    if sys.platform.startswith("linux") and isinstance(error, ModuleNotFoundError):
+        # Not a missing port, but a broken installation.
         raise
     from . import fallback
 

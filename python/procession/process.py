@@ -255,6 +255,7 @@ class BaseProcess:
             _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
             if self.daemon:
                 _end_with_parent()
+            util._name_log_records()
             if threading._HAVE_THREAD_NATIVE_ID:
                 threading.main_thread()._set_native_id()
             self._after_fork()
@@ -350,7 +351,13 @@ class _MainProcess(BaseProcess):
 def _end_with_parent():
     """From now on the kernel kills this process when its parent ends, however that happens."""
     if _parent_process is not None and _parent_process._sentinel is not None:
-        _core.follow(_parent_process._sentinel)
+        try:
+            _core.follow(_parent_process._sentinel)
+        except OSError as error:
+            # No /proc, or no descriptor left: the process then ends only if its parent has the time to see to it.
+            from . import util
+
+            util.info("this process cannot follow its parent: %s", error)
 
 
 _parent_process = None

@@ -71,9 +71,24 @@ def get_logger():
 
 
 def _name_process(record):
-    # Logging itself asks `multiprocessing` for the name, which need not be us.
     record.processName = process.current_process().name
     return True
+
+
+def _name_log_records():
+    """Have log records name this process: `logging` asks `multiprocessing`, which need not be us, for the name."""
+    logging = sys.modules.get("logging")
+    asked = sys.modules.get("multiprocessing")
+    if logging is None or getattr(asked, "current_process", None) is process.current_process:
+        return
+    make = logging.getLogRecordFactory()
+
+    def make_record(*args, **kwargs):
+        record = make(*args, **kwargs)
+        _name_process(record)
+        return record
+
+    logging.setLogRecordFactory(make_record)
 
 
 def log_to_stderr(level=None):

@@ -26,7 +26,7 @@ mod wait;
 pub mod _core {
     use pyo3::prelude::*;
 
-    use crate::method;
+    use crate::{method, process};
 
     #[pymodule_export]
     use super::connection::{Connection, one_way_pipe, pipe, wait};
@@ -50,6 +50,7 @@ pub mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        process::check_kernel()?;
         let py = module.py();
         method::install::<Lock>(&py.get_type::<Lock>())?;
         method::install::<RLock>(&py.get_type::<RLock>())?;

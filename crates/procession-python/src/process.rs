@@ -10,7 +10,7 @@ use std::{
 
 use procession_core::process::{self, Exit, Received, Sentinel};
 use pyo3::{
-    exceptions::PyValueError,
+    exceptions::{PyImportError, PyValueError},
     prelude::*,
     types::{PyBytes, PyTuple},
 };
@@ -85,6 +85,22 @@ impl Child {
     /// Closes the sentinel, once no thread waits for it any more.
     fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Whether this kernel has what nothing here works without.
+///
+/// # Errors
+///
+/// `ImportError`: the package then lets the standard one stand in.
+pub(crate) fn check_kernel() -> PyResult<()> {
+    match Sentinel::open(std::process::id()) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported || error.kind() == io::ErrorKind::PermissionDenied => {
+            let text = format!("pidfd_open is needed: Linux 5.3 or newer, and a sandbox that allows it ({error})");
+            Err(PyImportError::new_err(text))
+        }
+        // No descriptor may be left; that will show where it matters.
+        _ => Ok(()),
     }
 }
 
