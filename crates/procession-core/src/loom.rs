@@ -13,3 +13,11 @@ pub(crate) use std::{
     hint,
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
+
+/// Checks a model under every order of events with so many preemptions at most: with few threads many can be afforded.
+#[cfg(all(test, loom))]
+pub(crate) fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = ::loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}

@@ -94,7 +94,7 @@ mod models {
 
     #[test]
     fn a_reader_never_sees_words_of_another_count() {
-        loom::model(|| {
+        crate::loom::check(3, || {
             let published = Arc::new(Published::<2>::default());
             let writer = {
                 let published = published.clone();

@@ -217,10 +217,11 @@ mod models {
     use loom::{sync::Arc, thread};
 
     use super::*;
+    use crate::loom::check;
 
     #[test]
     fn a_set_wakes_everybody_even_if_cleared_at_once() {
-        loom::model(|| {
+        check(2, || {
             let event = Arc::new(EventState::default());
             // Registered before the flag is set, so the waits have begun.
             let began = event.0.load(Ordering::Relaxed);
@@ -241,7 +242,7 @@ mod models {
     /// Who sees the flag sees what was written before it was set, also by the second who set it.
     #[test]
     fn a_set_publishes() {
-        loom::model(|| {
+        check(3, || {
             let shared = Arc::new((EventState::default(), AtomicU32::new(0)));
             let setter = {
                 let shared = shared.clone();

@@ -399,12 +399,13 @@ mod models {
     use loom::{cell::UnsafeCell, sync::Arc, thread};
 
     use super::*;
+    use crate::loom::check;
 
     /// Two threads, each of a process of its own as far as the lock can tell.
     #[test]
     #[allow(unsafe_code)]
     fn no_overlap_and_no_lost_wake() {
-        loom::model(|| {
+        check(3, || {
             let shared = Arc::new((LockWord::new(), UnsafeCell::new(0)));
             let threads: Vec<_> = (0..2)
                 .map(|_| {

@@ -314,10 +314,11 @@ mod models {
     use loom::{cell::UnsafeCell, sync::Arc, thread};
 
     use super::*;
+    use crate::loom::check;
 
     #[test]
     fn nested_sections_do_not_overlap() {
-        loom::model(|| {
+        check(3, || {
             let shared = Arc::new((RLockState::default(), UnsafeCell::new(0)));
             let threads: Vec<_> = (0..2)
                 .map(|_| {

@@ -1,6 +1,7 @@
 use loom::{sync::Arc, thread};
 
 use super::*;
+use crate::loom::check;
 
 fn barrier(parties: u32) -> Arc<BarrierState> {
     Arc::new(BarrierState {
@@ -12,16 +13,10 @@ fn barrier(parties: u32) -> Arc<BarrierState> {
     })
 }
 
-fn check(model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(model);
-}
-
 /// What was written before the barrier is seen behind it, round after round.
 #[test]
 fn two_pass_twice() {
-    check(|| {
+    check(3, || {
         let shared = Arc::new((barrier(2), [AtomicU32::new(0), AtomicU32::new(0)]));
         let run = |me: usize, shared: &(Arc<BarrierState>, [AtomicU32; 2])| {
             for round in 1..=2 {
@@ -43,7 +38,7 @@ fn two_pass_twice() {
 /// An abort and an arrival at the same time: whoever waits learns of it.
 #[test]
 fn an_abort_turns_everybody_away() {
-    check(|| {
+    check(3, || {
         let shared = barrier(2);
         let waiter = {
             let shared = shared.clone();
@@ -57,7 +52,7 @@ fn an_abort_turns_everybody_away() {
 /// Two want to act for one generation, and one for the next: each generation has one actor.
 #[test]
 fn one_acts_for_all() {
-    check(|| {
+    check(3, || {
         let shared = Arc::new((barrier(1), AtomicU32::new(0)));
         let act = |shared: &(Arc<BarrierState>, AtomicU32)| {
             let arrived = shared.0.arrive(true, &mut Wait::forever()).unwrap();

@@ -1,6 +1,7 @@
 use loom::{sync::Arc, thread};
 
 use super::*;
+use crate::loom::check;
 use crate::sync::lock::LockWord;
 
 struct Model {
@@ -49,16 +50,10 @@ impl Model {
     }
 }
 
-fn check(model_of: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(model_of);
-}
-
 /// Two waiters, notified one by one: a lost notification shows as a deadlock.
 #[test]
 fn no_notification_is_lost() {
-    check(|| {
+    check(2, || {
         let shared = model();
         let waiters: Vec<_> = (0..2)
             .map(|_| {
@@ -78,7 +73,7 @@ fn no_notification_is_lost() {
 /// All slots taken by others: the waiter is one of the crowd.
 #[test]
 fn the_crowd_is_woken() {
-    check(|| {
+    check(2, || {
         let shared = model();
         for slot in &shared.condition.slots {
             slot.process.store(ProcessId::current().to_bits(), Ordering::Relaxed);

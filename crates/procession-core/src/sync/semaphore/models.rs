@@ -1,6 +1,7 @@
 use loom::{sync::Arc, thread};
 
 use super::*;
+use crate::loom::check;
 
 fn semaphore(initial: u32) -> Arc<SemaphoreState> {
     let state = SemaphoreState {
@@ -18,7 +19,7 @@ fn semaphore(initial: u32) -> Arc<SemaphoreState> {
 /// Two waiters, two releases: nobody sleeps on.
 #[test]
 fn no_wake_is_lost() {
-    loom::model(|| {
+    check(2, || {
         let state = semaphore(0);
         let waiters: Vec<_> = (0..2)
             .map(|_| {
@@ -42,7 +43,7 @@ fn no_wake_is_lost() {
 /// (S2), so that only the reckoning keeps it from being given back twice.
 #[test]
 fn giving_back_counts_no_permit_twice() {
-    loom::model(|| {
+    check(5, || {
         let state = semaphore(2);
         let [dead, living] = &state.holders;
         dead.process.store(1, Ordering::Relaxed);
