@@ -383,7 +383,7 @@ def _close_stdin():
         sys.stdin.close()
     except (OSError, ValueError):
         pass
-    # The lowest free number is taken, which is 0 again.
+    # Descriptor 0 itself is left to the programs that the child may run.
     try:
         null = os.open(os.devnull, os.O_RDONLY)
     except OSError:
