@@ -12,7 +12,7 @@ import processes
 import procession
 
 # Of one byte each, so that a torn message shows. Small ones, some of several pages, and one that the window can't hold.
-SIZES = [20, 300, 9000, 120_000, 3_000_000]
+SIZES = [20, 300, 9000, 120_000, 5_000_000]
 
 
 def stamped(producer, number):

@@ -21,12 +21,13 @@ use crate::{
 
 /// Where the window begins. Half of the smallest page is more than the headers need.
 pub(super) const WINDOW_AT: usize = 4096;
-/// The size of the window, a power of two.
-pub(super) const WINDOW: u64 = 1 << 20;
+/// The size of the window, a power of two: room for a backlog of tens of thousands of small messages, which are much
+/// cheaper here than in the spill.
+pub(super) const WINDOW: u64 = 1 << 22;
 /// How much of the window is secured at a time.
 pub(super) const WINDOW_STEP: u64 = 1 << 16;
 /// Where the spill begins: at a multiple of any page size.
-pub(super) const SPILL_AT: u64 = 1 << 21;
+pub(super) const SPILL_AT: u64 = 1 << 23;
 /// The size of the file, which takes no memory where nothing was written.
 pub(super) const FILE: u64 = 1 << 42;
 /// The room of the spill if the file is as large as it can be; less where the system limits the size of files.
