@@ -11,7 +11,7 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::PyKeyError,
+    exceptions::{PyKeyError, PyMemoryError},
     ffi,
     prelude::*,
     sync::PyOnceLock,
@@ -65,8 +65,28 @@ pub(crate) fn to_vec(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
 pub(crate) fn loads<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match plain::loads(py, pickle)? {
         Some(object) => Ok(object),
-        None => loads_bytes(&PyBytes::new(py, pickle)),
+        None if pickle.len() < LARGE => loads_bytes(&PyBytes::new(py, pickle)),
+        None => loads_in_place(py, pickle),
     }
+}
+
+/// The object of a large pickle, read where it is: a copy would be fresh memory, which costs more than the copying.
+#[cold]
+fn loads_in_place<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let length = ffi::Py_ssize_t::try_from(pickle.len()).map_err(|_| PyMemoryError::new_err(()))?;
+    // SAFETY: attached; the view is for reading, and is released below, before the memory can go.
+    let view = unsafe { ffi::PyMemoryView_FromMemory(pickle.as_ptr().cast_mut().cast(), length, ffi::PyBUF_READ) };
+    // SAFETY: a new reference, or null with an exception set.
+    let view = unsafe { Bound::from_owned_ptr_or_err(py, view) }?;
+    let object = call(loads_function(py)?, &view);
+    // Whoever has got hold of the view finds it closed. The unpickler, which alone knows it, has let it go.
+    view.call_method0(pyo3::intern!(py, "release"))?;
+    object
+}
+
+fn loads_function(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    LOADS.import(py, "_pickle", "loads")
 }
 
 /// The object of a pickle.
@@ -75,8 +95,7 @@ pub(crate) fn loads<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, 
 ///
 /// Whatever unpickling raises.
 pub(crate) fn loads_bytes<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    call(LOADS.import(pickle.py(), "_pickle", "loads")?, pickle)
+    call(loads_function(pickle.py())?, pickle)
 }
 
 /// The pickle of an object as the package writes it, for those who send it themselves.

@@ -157,11 +157,22 @@ impl<'a> Message<'a> {
     /// [`io::ErrorKind::OutOfMemory`], or as [`copy_from`](Self::copy_from).
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        self.replace(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The bytes, in place of what `bytes` holds: for those who have room already.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_vec`](Self::to_vec); `bytes` is empty then.
+    pub fn replace(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        bytes.clear();
         let length = usize::try_from(self.length).map_err(|_| io::ErrorKind::OutOfMemory)?;
         bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
         self.copy_from(0, &mut bytes.spare_capacity_mut()[..length])?;
         // SAFETY: reserved, and initialized by `copy_from`, which was given as much as the message has.
         unsafe { bytes.set_len(length) };
-        Ok(bytes)
+        Ok(())
     }
 }

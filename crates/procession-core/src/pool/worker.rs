@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
@@ -18,6 +18,9 @@ use crate::{
 /// From this size on a result is worth a ring of the doorbell even where nobody is in a hurry, so that memory which is
 /// shared does not fill up.
 const LARGE: usize = 64 * 1024;
+
+/// As much room as a worker keeps for the next task.
+const ROOM: usize = 8 << 20;
 
 /// What a process needs to have to be a worker: the rings, the control segment and the doorbell.
 #[derive(Clone, Debug)]
@@ -87,6 +90,8 @@ impl Task {
 pub struct Worker {
     port: Port,
     slot: usize,
+    /// For the next task.
+    room: Mutex<Vec<u8>>,
 }
 
 impl Worker {
@@ -100,7 +105,7 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the pool has no such place for a worker"));
         }
         port.control.enter(slot);
-        Ok(Self { port, slot })
+        Ok(Self { port, slot, room: Mutex::default() })
     }
 
     /// Preparations are over: from now on the end of this worker is no sign that others would end in the same way.
@@ -115,9 +120,11 @@ impl Worker {
     /// [`TakeError::Wait`] if a signal ended the wait or the deadline passed; another one if there is no memory for the
     /// task, which is then left to other workers.
     pub fn take(&self, wait: &mut Wait<'_>) -> Result<Option<Task>, TakeError> {
+        let mut room = std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let taken = self.port.tasks.take_with(wait, |message| {
-                let bytes = message::copy(message)?;
+                let mut bytes = std::mem::take(&mut room);
+                message.replace(&mut bytes)?;
                 if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
                     self.port.control.take(self.slot, message.sequence() + 1, header.id, header.position);
                 }
@@ -130,6 +137,14 @@ impl Worker {
                 // Nothing this pool has sent.
                 None => {}
             }
+        }
+    }
+
+    /// A task is done with: its room may be that of the next one. Fresh memory for each large task would cost more
+    /// than copying it.
+    pub fn recycle(&self, task: Task) {
+        if task.message.capacity() <= ROOM {
+            *self.room.lock().unwrap_or_else(PoisonError::into_inner) = task.message;
         }
     }
 

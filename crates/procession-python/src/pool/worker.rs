@@ -81,6 +81,7 @@ impl PoolWorker {
                 None => continue,
             };
             self.run(py, &task, &mut functions)?;
+            self.0.recycle(task);
             done += 1;
         }
         Ok(done)
