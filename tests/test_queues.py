@@ -713,3 +713,19 @@ def test_an_idle_queue_costs_little(here):
     # A page for the header of each, and nothing for the rest.
     for fd in (fd for q in qs for fd in q._share()[1][:1]):
         assert os.fstat(fd).st_blocks * 512 <= 8192
+
+
+def test_a_queue_that_was_polled_goes_with_its_last_reference(here):
+    import gc
+
+    before = processes.descriptors()
+    gc.disable()
+    try:
+        q = here.SimpleQueue()
+        assert q._reader.fileno() > 2
+        q._writer.send(1)
+        q.close()
+        del q
+        assert not processes.descriptors() - before
+    finally:
+        gc.enable()

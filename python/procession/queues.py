@@ -162,7 +162,9 @@ class _End:
     """One of the two ends of a queue, by the methods of a connection."""
 
     def __init__(self, queue):
-        self._queue = queue
+        # An object of its own, as the queue has this one: a cycle would keep its descriptors until it is collected.
+        self._queue = _Shared()
+        self._queue._same_as(queue)
         self._is_closed = False
 
     @property

@@ -1,7 +1,8 @@
 //! Objects to bytes and back.
 //!
-//! What is pickled is what the package's `ForkingPickler` would write: the same registered reducers, looked up as they are
-//! now. But no pickler is made per object. Plain data is written by `plain.rs`; everything else goes through picklers that are kept, each with a place to write to that hands its bytes on without a copy.
+//! What is pickled is what the package's `ForkingPickler` would write: the same registered reducers, looked up as they
+//! are now. But no pickler is made per object. Plain data is written by `plain.rs`; everything else goes through
+//! picklers that are kept, each with a place to write to that hands its bytes on without a copy.
 #![allow(unsafe_code)]
 
 use std::{
@@ -25,7 +26,8 @@ use crate::plain::{self, Plain};
 const PROTOCOL: u8 = 5;
 /// Idle picklers beyond this are dropped.
 const KEPT: usize = 8;
-/// A pickler that wrote more is not used again: it keeps the room for all that it had to remember, and clearing that takes time.
+/// A pickler that wrote more is not used again: it keeps the room for all that it had to remember, and clearing that
+/// takes time.
 const LARGE: usize = 1 << 16;
 
 /// Pickles an object and calls `put` with the pieces of the pickle, valid during the call.
@@ -135,7 +137,8 @@ pub(crate) fn new_bytes(py: Python<'_>, length: usize) -> PyResult<(Bound<'_, Py
     let bytes: Bound<'_, PyBytes> = unsafe { bytes.cast_into_unchecked() };
     // SAFETY: it is a bytes object.
     let start = unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) };
-    // SAFETY: the contents are `length` bytes, which nobody else looks at as yet; the caller keeps the object meanwhile.
+    // SAFETY: the contents are `length` bytes, which nobody else looks at as yet; the caller keeps the object
+    // meanwhile.
     let contents = unsafe { slice::from_raw_parts_mut(start.cast(), length) };
     Ok((bytes, contents))
 }

@@ -1,12 +1,12 @@
 //! Plain data as pickles, written and read here.
 //!
-//! Most messages are numbers, texts, and small dictionaries, lists and tuples of them. Their pickles are easily written, and
-//! read, without the machinery of a pickler: no state, no memo, no call from Python's to C's world and back. What is written
-//! are proper pickles, of protocol 4 and without frames and memo, which any unpickler reads.
+//! Most messages are numbers, texts, and small dictionaries, lists and tuples of them. Their pickles are easily
+//! written, and read, without the machinery of a pickler: no state, no memo, no call from Python's to C's world and
+//! back. What is written are proper pickles, of protocol 4 and without frames and memo, which any unpickler reads.
 //!
-//! Only the very types are plain: not their subclasses, which may say how they are pickled. A container that is met twice
-//! would have to be the same object afterwards: it, and whatever is larger than [`NODES`], is left to the pickler, whose
-//! memo then also pays.
+//! Only the very types are plain: not their subclasses, which may say how they are pickled. A container that is met
+//! twice would have to be the same object afterwards: it, and whatever is larger than [`NODES`], is left to the
+//! pickler, whose memo then also pays.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_long};

@@ -283,6 +283,11 @@ impl Queue {
         self.native.set(channel::Queue::create(bound)?)
     }
 
+    /// Makes it the same queue as another object is.
+    fn _same_as(&self, other: &Bound<'_, Self>) -> PyResult<()> {
+        self.native.set(other.get().native.get()?.clone())
+    }
+
     fn _share<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, (RawFd, RawFd))> {
         let queue = self.native.get()?;
         let (ring, pollable) = queue.descriptors();
@@ -299,7 +304,10 @@ impl Queue {
 
     /// Put an object. While the queue is full, wait: as long as it takes if timeout is None, else that many seconds,
     /// then raise queue.Full; not at all if block is false.
-    #[pyo3(signature = (obj, block=true, timeout=Timeout::FOREVER), text_signature = "($self, obj, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (obj, block=true, timeout=Timeout::FOREVER),
+        text_signature = "($self, obj, block=True, timeout=None)"
+    )]
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: bool, timeout: Timeout) -> PyResult<()> {
         Self::put_object(slf, obj, limit(block, timeout))
     }
@@ -323,7 +331,10 @@ impl Queue {
 
     /// Put all objects of an iterable, in order, in batches: faster than one by one. The timeout is for each batch. If
     /// it raises, what was put before stays.
-    #[pyo3(signature = (iterable, block=true, timeout=Timeout::FOREVER), text_signature = "($self, iterable, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (iterable, block=true, timeout=Timeout::FOREVER),
+        text_signature = "($self, iterable, block=True, timeout=None)"
+    )]
     fn put_many(slf: &Bound<'_, Self>, iterable: &Bound<'_, PyAny>, block: bool, timeout: Timeout) -> PyResult<()> {
         let (this, limit) = (slf.get(), limit(block, timeout));
         let mut pickles = Vec::new();
@@ -356,7 +367,10 @@ impl Queue {
     }
 
     /// Take the oldest objects, as many as are there but at most so many, as a list. Wait for the first as `get()` does.
-    #[pyo3(signature = (most, block=true, timeout=Timeout::FOREVER), text_signature = "($self, most, block=True, timeout=None)")]
+    #[pyo3(
+        signature = (most, block=true, timeout=Timeout::FOREVER),
+        text_signature = "($self, most, block=True, timeout=None)"
+    )]
     fn get_many<'py>(slf: &Bound<'py, Self>, most: i64, block: bool, timeout: Timeout) -> PyResult<Bound<'py, PyList>> {
         Self::open(slf)?;
         let most = u64::try_from(most).ok().filter(|&most| most > 0);

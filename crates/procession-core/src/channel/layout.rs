@@ -63,7 +63,7 @@ pub(super) const SPILL_HEAD: usize = 1;
 /// | `consumer` | consumers | held while a message is taken out |
 /// | `head` | holder of `consumer` | how many messages were ever taken, and where the next begins |
 /// | `seen_window_tail` | holder of `consumer` | a lower bound of the window's tail |
-/// | `discarded` | holder of `consumer` while the spill is not empty, of `producer` while it is | up to where memory of the spill was given back |
+/// | `discarded` | holder of `consumer`, of `producer` while the spill is empty | up to where its memory was given back |
 /// | `getters`, `putters` | sleepers and their wakers | see [`Sleepers`] |
 /// | `doorbell` | the owner | not zero: somebody wants to be told of each message by other means than a futex |
 /// | `done`, `joiners` | the queue on the ring | how many messages were dealt with, and who waits for all of them |
@@ -181,7 +181,8 @@ impl Map {
         let lengths = (one.len(), two.len());
         // SAFETY: `start` lies in the window.
         let place = unsafe { self.window.add(start) };
-        // SAFETY: the part ends at the window's end at the latest, and was published; uninitialized bytes may be written.
+        // SAFETY: the part ends at the window's end at the latest, and was published; uninitialized bytes may be
+        // written.
         unsafe { place.copy_to_nonoverlapping(NonNull::from(one).cast(), lengths.0) };
         // SAFETY: as above; it begins at the window's start.
         unsafe { self.window.copy_to_nonoverlapping(NonNull::from(two).cast(), lengths.1) };
@@ -223,7 +224,10 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_across_the_end_is_read_back(position in any::<u64>(), bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
+        fn what_is_written_across_the_end_is_read_back(
+            position in any::<u64>(),
+            bytes in prop::collection::vec(any::<u8>(), 0..5000),
+        ) {
             // Near the end, and anywhere.
             for position in [position, position / WINDOW * WINDOW + WINDOW - 100] {
                 let segment = Segment::create("test", WINDOW_AT + WINDOW as usize, 0).unwrap();

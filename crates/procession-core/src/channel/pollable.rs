@@ -4,8 +4,8 @@
 //! is set for good, and whoever puts or takes a message sees to it that the descriptor tells the truth (PROTOCOL.md, "A
 //! poller and a kill").
 //!
-//! That is done under a lock, and from the state of the ring as it is then, so the last one to do it sets it right, whatever
-//! happened in between. `bell_state` spares the system call where the descriptor is as it should be:
+//! That is done under a lock, and from the state of the ring as it is then, so the last one to do it sets it right,
+//! whatever happened in between. `bell_state` spares the system call where the descriptor is as it should be:
 //!
 //! | value      | the eventfd |
 //! |------------|-------------|
@@ -52,8 +52,8 @@ impl Pollable {
         self.settle(ring);
     }
 
-    /// Puts a message with the descriptor made readable before it is there, so that no poller misses it if the process is
-    /// killed in between. Who looks in between finds the lock held, and looks again ([`settle`](Self::settle)).
+    /// Puts a message with the descriptor made readable before it is there, so that no poller misses it if the process
+    /// is killed in between. Who looks in between finds the lock held, and looks again ([`settle`](Self::settle)).
     ///
     /// `put` must not wait: not for a consumer, which may wait for the lock, and not for anything that lets a signal
     /// handler run, which may use the queue.

@@ -55,8 +55,8 @@ impl Ring {
         self.try_put_many(&[parts], bound)
     }
 
-    /// Puts as many of the messages as the bound allows, in order and nothing in between, but one at least: waits for that. The caller
-    /// goes on with the rest ([`Delivered::count`] tells how many went in).
+    /// Puts as many of the messages as the bound allows, in order and nothing in between, but one at least: waits for
+    /// that. The caller goes on with the rest ([`Delivered::count`] tells how many went in).
     ///
     /// # Errors
     ///

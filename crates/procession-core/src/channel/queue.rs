@@ -121,7 +121,8 @@ impl Queue {
         self.ring().len()
     }
 
-    /// Whether no message is in it. If the [descriptor](Self::pollable) just became readable, this waits for the message.
+    /// Whether no message is in it. If the [descriptor](Self::pollable) just became readable, this waits for the
+    /// message.
     #[inline]
     pub fn is_empty(&self) -> bool {
         let ring = self.ring();

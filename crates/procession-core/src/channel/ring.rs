@@ -37,8 +37,8 @@ pub struct Delivered {
 /// A ring of messages in shared memory. Clones are the same ring.
 ///
 /// It holds as many messages as there is memory for, in the order in which they were put. Any number of threads and
-/// processes may use it; a forked child has it too. A process killed at any moment leaves it as it was before or after the
-/// call it was in.
+/// processes may use it; a forked child has it too. A process killed at any moment leaves it as it was before or after
+/// the call it was in.
 #[derive(Clone, Debug)]
 pub struct Ring {
     map: Map,

@@ -353,7 +353,12 @@ enum Step {
 }
 
 fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => 0..64_usize, 2 => 1000..40_000_usize, 1 => 200_000..5_000_000_usize, 1 => 16_000_000..18_000_000_usize]
+    prop_oneof![
+        4 => 0..64_usize,
+        2 => 1000..40_000_usize,
+        1 => 200_000..5_000_000_usize,
+        1 => 16_000_000..18_000_000_usize,
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {

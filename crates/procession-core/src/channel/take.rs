@@ -34,8 +34,8 @@ pub enum TakeError {
 }
 
 impl Ring {
-    /// Takes the oldest message, waiting for one. `read` gets to see it while it is still in the ring; only when `read` has
-    /// returned is it taken out, so that a process killed meanwhile leaves it to others.
+    /// Takes the oldest message, waiting for one. `read` gets to see it while it is still in the ring; only when `read`
+    /// has returned is it taken out, so that a process killed meanwhile leaves it to others.
     ///
     /// Other consumers wait while `read` runs, so it should do no more than copy the message and note what has to be
     /// known before the message is gone.
@@ -78,8 +78,8 @@ impl Ring {
         result.map(|result| (result, taken)).ok_or(TakeError::Damaged)
     }
 
-    /// Takes up to `most` messages, as many as are there, waiting for the first. `read` sees one after another; they are
-    /// taken out together after the last. If `read` refuses one, that one and those behind it stay.
+    /// Takes up to `most` messages, as many as are there, waiting for the first. `read` sees one after another; they
+    /// are taken out together after the last. If `read` refuses one, that one and those behind it stay.
     ///
     /// # Errors
     ///
