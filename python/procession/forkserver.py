@@ -117,13 +117,12 @@ class ForkServer:
         Returns its pid, its pidfd and a socket on which the server tells its exit code.
         """
         tracker = resource_tracker.getfd()
-        # The server may die with the request in its hands. If no child answered, none was made: ask the next server.
+        # The server may die with the request in its hands. A child that it forked but didn't tell of finds nothing to
+        # do and exits, so the next server can be asked.
         for _attempt in range(2):
             self.ensure_running()
             status, childs = _core.message_sockets()
             try:
-                first = data, _core.life_sentinel(), self._forkserver_alive_fd, tracker
-                _send_descriptors(status, [*first, *fds])
                 _core.send_with_descriptors(self._forkserver_alive_fd, b"+", [childs])
                 os.close(childs)
                 childs = None
@@ -136,14 +135,25 @@ class ForkServer:
             finally:
                 if childs is not None:
                     os.close(childs)
-            # A child that was killed before it could answer has not run anything of the program.
-            kind, number = _ANSWER.unpack(answer or _ANSWER.pack(_ENDED, 0))
-            if kind == _STARTED:
-                (pidfd,) = received
-                return number, pidfd, status
-            os.close(status)
+            if not answer:
+                os.close(status)
+                continue
+            kind, number = _ANSWER.unpack(answer)
             if kind == _FAILED:
+                os.close(status)
                 raise OSError(number, f"the fork server cannot fork: {os.strerror(number)}")
+            (pidfd,) = received
+            first = data, _core.life_sentinel(), self._forkserver_alive_fd, tracker
+            try:
+                _send_descriptors(status, [*first, *fds])
+            except BrokenPipeError:
+                # Started, and killed at once: its exit code says so.
+                pass
+            except BaseException:
+                os.close(pidfd)
+                os.close(status)
+                raise
+            return number, pidfd, status
         raise EOFError(
             "the fork server ended before it had started the process: what it printed to stderr says why; an import of "
             "the main module, or of a preloaded one, that ends the process would do that"
@@ -298,6 +308,7 @@ class _Server:
         if pid == 0:
             popen_fork._run_child(lambda: self.become_child(status))
         child = _core.Child(pid)
+        self.tell(status, _STARTED, pid, child.sentinel)
         self.children[child.sentinel] = child, status
         self.epoll.register(child.sentinel)
         if self.listeners is not None:
@@ -316,9 +327,9 @@ class _Server:
         self.tell(status, _ENDED, code)
         os.close(status)
 
-    def tell(self, status, kind, number):
+    def tell(self, status, kind, number, *descriptors):
         try:
-            _core.send_with_descriptors(status, _ANSWER.pack(kind, number), [])
+            _core.send_with_descriptors(status, _ANSWER.pack(kind, number), descriptors)
         except (BrokenPipeError, ConnectionResetError):
             # Nobody wants to know any more.
             pass
@@ -333,13 +344,6 @@ class _Server:
                 child.close()
                 os.close(other)
             self.restore_signals()
-            # Told by the child, not by the server: whatever becomes of that, a child that was made is known.
-            own = _core.Child(os.getpid())
-            try:
-                _core.send_with_descriptors(status, _ANSWER.pack(_STARTED, own.pid), [own.sentinel])
-            except (BrokenPipeError, ConnectionResetError):
-                return 1
-            own.close()
             data, parent_sentinel = _take_descriptors(status)
             return spawn._main(data, parent_sentinel)
         except SystemExit as exit:
