@@ -50,45 +50,51 @@ unsafe impl Atomics for RLockState {}
 impl RLockState {
     #[inline]
     fn is_mine(&self, me: ProcessId) -> bool {
-        self.thread.load(Ordering::Relaxed) == thread_id(me) && self.word.owner() == Some(me)
+        self.depth_of(me, thread_id(me)) != 0
+    }
+
+    /// The depth if a thread, known to live, owns the lock; else 0.
+    #[inline]
+    fn depth_of(&self, process: ProcessId, thread: u64) -> u32 {
+        if self.thread.load(Ordering::Relaxed) == thread && self.word.owner() == Some(process) {
+            self.depth.load(Ordering::Relaxed)
+        } else {
+            0
+        }
     }
 
     #[inline]
-    fn depth_of_mine(&self, me: ProcessId) -> u32 {
-        if self.is_mine(me) { self.depth.load(Ordering::Relaxed) } else { 0 }
-    }
-
-    #[inline]
-    fn own(&self, me: ProcessId, depth: u32) {
+    fn own(&self, thread: u64, depth: u32) {
         self.depth.store(depth, Ordering::Relaxed);
-        self.thread.store(thread_id(me), Ordering::Relaxed);
+        self.thread.store(thread, Ordering::Relaxed);
     }
 
     #[inline]
     fn try_acquire(&self, me: ProcessId) -> bool {
+        let thread = thread_id(me);
         // Looked at first: an attempt on a word that is held costs more.
-        let depth = self.depth_of_mine(me);
+        let depth = self.depth_of(me, thread);
         if depth != 0 {
             self.depth.store(depth + 1, Ordering::Relaxed);
             return true;
         }
         let acquired = self.word.try_acquire(me);
         if acquired {
-            self.own(me, 1);
+            self.own(thread, 1);
         }
         acquired
     }
 
     fn acquire(&self, me: ProcessId, depth: u32, wait: &mut Wait<'_>) -> Result<Acquired, WaitError> {
         let acquired = self.word.acquire(me, wait)?;
-        self.own(me, depth);
+        self.own(thread_id(me), depth);
         Ok(acquired)
     }
 
     /// Gives up `levels` of what the caller holds.
     #[inline]
     fn release(&self, me: ProcessId, levels: u32) -> Result<(), NotOwner> {
-        let depth = self.depth_of_mine(me);
+        let depth = self.depth_of(me, thread_id(me));
         if depth == 0 {
             return Err(NotOwner);
         }
@@ -192,7 +198,7 @@ impl RLock {
     /// [`NotOwner`] if the calling thread does not own it.
     pub fn release_all(&self) -> Result<u32, NotOwner> {
         let me = ProcessId::current();
-        let depth = self.state.depth_of_mine(me);
+        let depth = self.state.depth_of(me, thread_id(me));
         self.state.release(me, u32::MAX).map(|()| depth)
     }
 
