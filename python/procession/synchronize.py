@@ -19,8 +19,14 @@ class _Shared:
     """What all of them have in common: the context they are made for, and the way into a child."""
 
     def _set_context(self, ctx):
-        # Only the name is of interest, and choosing a default for good is not for a lock to do.
-        self._is_fork_ctx = (context._default_context if ctx is None else ctx).get_start_method() == "fork"
+        method = (context._default_context if ctx is None else ctx).get_start_method()
+        self._is_fork_ctx = method == "fork"
+        if method == "spawn":
+            # Nothing of ours has a name to track. But each spawned child is handed the tracker, and programs expect it
+            # to be there, or there again if it was killed, once they have made a lock.
+            from . import resource_tracker
+
+            resource_tracker.ensure_running()
 
     def __getstate__(self):
         context.assert_spawning(self)
