@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -373,6 +374,47 @@ def test_receiving_does_not_hold_up_other_threads():
     one, other = Pipe()
     thread = in_thread(one.recv)
     assert processes.eventually(thread.is_alive)
+    other.send(1)
+    thread.join()
+
+
+def test_closing_during_a_call_of_another_thread():
+    one, other = Pipe()
+    received = []
+    thread = in_thread(lambda: received.append(one.recv()))
+    # Asleep in the kernel.
+    task = f"/proc/self/task/{thread.native_id}/stat"
+    assert processes.eventually(lambda: " S " in Path(task).read_text())
+    fd = one.fileno()
+    one.close()
+    assert one.closed
+    # The number is not free for another file before the call has ended.
+    os.fstat(fd)
+    other.send("the last one")
+    thread.join()
+    assert received == ["the last one"]
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+def test_a_forked_child_does_not_wait_for_calls_of_the_parents_threads():
+    one, other = Pipe()
+    thread = in_thread(one.recv)
+    task = f"/proc/self/task/{thread.native_id}/stat"
+    assert processes.eventually(lambda: " S " in Path(task).read_text())
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            fd = one.fileno()
+            one.close()
+            try:
+                os.fstat(fd)
+            except OSError:
+                code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
     other.send(1)
     thread.join()
 
