@@ -2,6 +2,7 @@
 
 import functools
 import os
+import random
 import signal
 import threading
 import time
@@ -308,3 +309,47 @@ def test_a_wait_lets_other_threads_run():
     assert lock.acquire()
     assert len(steps) == 10
     thread.join()
+
+
+# Many deaths
+
+
+def use_all(semaphore, lock, condition):
+    warnings.simplefilter("ignore")
+    while True:
+        with semaphore, lock:
+            pass
+        with condition:
+            condition.notify()
+            condition.wait(0.001)
+
+
+def test_no_permit_is_lost_or_made_up_whenever_processes_are_killed():
+    # What is tried is the same under every start method; by fork the most can be killed.
+    ctx = procession.get_context("fork")
+    semaphore, lock, condition = ctx.BoundedSemaphore(3), ctx.Lock(), ctx.Condition()
+
+    def start():
+        child = ctx.Process(target=use_all, args=(semaphore, lock, condition))
+        child.start()
+        return child
+
+    chance = random.Random(5)
+    children = [start() for _ in range(5)]
+    for _ in range(300):
+        time.sleep(chance.random() * 0.01)
+        kill(children.pop(chance.randrange(len(children))))
+        children.append(start())
+    for child in children:
+        kill(child)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3):
+            assert semaphore.acquire(timeout=30)
+        assert not semaphore.acquire(timeout=0.1)
+        assert lock.acquire(timeout=30)
+        assert condition.acquire(timeout=30)
+    for _ in range(3):
+        semaphore.release()
+    with pytest.raises(ValueError, match="too many times"):
+        semaphore.release()
