@@ -37,4 +37,4 @@ pub(crate) fn point() {}
 pub(crate) use kills::point;
 
 #[cfg(all(test, not(loom)))]
-mod kills;
+pub(crate) mod kills;

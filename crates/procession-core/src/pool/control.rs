@@ -19,6 +19,7 @@ use super::{
     message::{Definition, TaskId},
 };
 use crate::{
+    channel::point,
     loom::{AtomicU64, Ordering},
     memory::Segment,
     process::ProcessId,
@@ -202,6 +203,7 @@ impl Control {
     /// consumer lock, before its commit.
     pub(super) fn take(&self, number: usize, sequence: u64, id: TaskId, position: u64) {
         self.note_taken(position);
+        point();
         let claim = sequence << 16 | number as u64;
         let former = self.board().claim.load(Ordering::Relaxed);
         if former >> 16 == sequence & (u64::MAX >> 16) && former != claim {
@@ -212,17 +214,23 @@ impl Control {
                 let _ = word.compare_exchange(sequence, 0, Ordering::SeqCst, Ordering::Relaxed);
             }
         }
+        point();
         self.board().claim.store(claim, Ordering::Release);
+        point();
         let slot = self.slot(number);
         slot.job.store(id.job, Ordering::Relaxed);
         slot.index.store(id.index, Ordering::Relaxed);
+        point();
         slot.sequence.store(sequence, Ordering::Release);
+        point();
     }
 
     /// The task's result is in the result ring.
     pub(super) fn served(&self, number: usize) {
+        point();
         let slot = self.slot(number);
         slot.sequence.store(0, Ordering::Release);
+        point();
         slot.served.store(slot.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 

@@ -655,3 +655,7 @@ fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bo
     }
     Ok(true)
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "engine_tests.rs"]
+mod tests;

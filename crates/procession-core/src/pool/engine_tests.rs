@@ -1,0 +1,235 @@
+use std::{sync::atomic::AtomicUsize, thread};
+
+use super::{
+    super::{job::Next, worker::Worker},
+    *,
+};
+use crate::{channel::kills, process::ProcessId};
+
+fn soon() -> Wait<'static> {
+    Wait::timeout(Duration::from_secs(60))
+}
+
+/// A job with so many tasks, each with its own number as the payload.
+fn job_of(engine: &Engine, order: Order, tasks: u64) -> Arc<Job> {
+    let job = engine.open(order, false);
+    for index in 0..tasks {
+        engine.submit(&job, index, Definition::default(), 7, &[b"task ", &index.to_le_bytes()]).unwrap();
+    }
+    engine.seal(&job, tasks);
+    job
+}
+
+/// Does at most so many tasks: sends back what it got. Returns how many there were.
+fn work(engine: &Engine, slot: usize, most: usize, mut wait: Wait<'_>) -> usize {
+    let worker = Worker::enter(engine.port(), slot).unwrap();
+    worker.ready();
+    let mut done = 0;
+    while done < most
+        && let Ok(Some(task)) = worker.take(&mut wait)
+    {
+        assert_eq!(task.mode(), 7);
+        worker.finish(task.id(), Verdict::Done, &[task.payload()]).unwrap();
+        worker.recycle(task);
+        done += 1;
+    }
+    done
+}
+
+/// All outcomes of a job, waited for.
+fn outcomes(engine: &Engine, job: &Arc<Job>) -> Vec<(u64, Outcome)> {
+    let mut all = Vec::new();
+    loop {
+        match job.next() {
+            Next::Outcome(index, outcome) => all.push((index, outcome)),
+            Next::Pending => engine.wait(job, Job::has_next, &mut soon()).unwrap(),
+            Next::End => return all,
+        }
+    }
+}
+
+fn expect_done(index: u64, outcome: &Outcome) {
+    assert_eq!(outcome.verdict, Verdict::Done);
+    assert_eq!(outcome.payload(), [b"task ", &index.to_le_bytes()[..]].concat());
+}
+
+#[test]
+fn tasks_are_done_by_workers_and_heard_by_many_waiters() {
+    let engine = Engine::create(2).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let slot = engine.hire().unwrap().unwrap();
+            let engine = &engine;
+            scope.spawn(move || work(engine, slot, usize::MAX, soon()));
+        }
+        let waiters: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for tasks in 1..60 {
+                        let all = outcomes(&engine, &job_of(&engine, Order::Sequence, tasks));
+                        assert_eq!(all.len() as u64, tasks);
+                        for (index, outcome) in &all {
+                            expect_done(*index, outcome);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        for _ in 0..2 {
+            message::put(&engine.tasks, &TaskHeader::STOP.to_bytes(), &[]).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_worker_killed_anywhere_loses_the_task_in_its_hands_and_no_other() {
+    const TASKS: u64 = 4;
+    for retired_first in [true, false] {
+        let engine = Engine::create(2).unwrap();
+        let (first, second) = (engine.hire().unwrap().unwrap(), engine.hire().unwrap().unwrap());
+        let job = std::cell::RefCell::new(job_of(&engine, Order::Sequence, TASKS));
+        let (lost, kills) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let life = || {
+            work(&engine, first, 2, soon());
+        };
+        let check = |point: i64, killed: bool| {
+            if retired_first {
+                engine.retire(first, b"how");
+            }
+            // Another worker does the rest; the lock of the dead one it gets in its time.
+            work(&engine, second, TASKS as usize, Wait::timeout(Duration::from_millis(100)));
+            if !retired_first {
+                engine.retire(first, b"how");
+            }
+            let all = outcomes(&engine, &job.borrow());
+            assert_eq!(all.iter().map(|(index, _)| *index).collect::<Vec<_>>(), (0..TASKS).collect::<Vec<_>>());
+            let mut gone = 0;
+            for (index, outcome) in &all {
+                if outcome.verdict == Verdict::Lost {
+                    assert_eq!(outcome.payload(), b"how");
+                    gone += 1;
+                } else {
+                    expect_done(*index, outcome);
+                }
+            }
+            assert!(gone <= usize::from(killed), "{gone} tasks lost by a kill at point {point}");
+            lost.fetch_add(gone, Ordering::Relaxed);
+            kills.fetch_add(usize::from(killed), Ordering::Relaxed);
+            engine.control.prepare(first).unwrap();
+            job.replace(job_of(&engine, Order::Sequence, TASKS));
+        };
+        kills::at_every_point(life, check);
+        // Points before the commit and behind the result were among them, and points in between.
+        let (lost, kills) = (lost.into_inner(), kills.into_inner());
+        assert!(lost >= 2 && lost < kills, "{lost} tasks lost in {kills} deaths");
+    }
+}
+
+#[test]
+fn what_nobody_can_do_is_given_up() {
+    let engine = Engine::create(1).unwrap();
+    let job = job_of(&engine, Order::Arrival, 3);
+    let mut reaction = Reaction::Replace;
+    for _ in 0..100 {
+        let slot = engine.hire().unwrap().unwrap();
+        reaction = engine.retire(slot, b"why");
+        if reaction == Reaction::GiveUp {
+            break;
+        }
+    }
+    assert_eq!(reaction, Reaction::GiveUp);
+    let later = job_of(&engine, Order::Collected, 2);
+    engine.submitted();
+    for (job, count) in [(job, 3), (later, 1)] {
+        let all = outcomes(&engine, &job);
+        assert_eq!(all.len(), count);
+        assert!(all.iter().all(|(_, outcome)| outcome.verdict == Verdict::Unserved && outcome.payload() == b"why"));
+    }
+}
+
+#[test]
+fn whoever_waits_hears_of_the_end() {
+    let engine = Engine::create(1).unwrap();
+    let jobs: Vec<_> = (0..3).map(|_| job_of(&engine, Order::Collected, 1)).collect();
+    thread::scope(|scope| {
+        for job in &jobs {
+            scope.spawn(|| engine.wait(job, Job::is_done, &mut soon()).unwrap());
+        }
+        thread::sleep(Duration::from_millis(20));
+        engine.terminate();
+        assert!(matches!(engine.run().unwrap(), Event::Over));
+    });
+    let after = engine.open(Order::Collected, true);
+    assert!(after.is_settled());
+    assert!(engine.hire().unwrap().is_none());
+}
+
+#[test]
+fn the_face_is_told_of_what_it_asked_for() {
+    let engine = Engine::create(1).unwrap();
+    let slot = engine.hire().unwrap().unwrap();
+    let (sentinel, end) = rustix::pipe::pipe().unwrap();
+    engine.watch(slot, sentinel.as_fd()).unwrap();
+    let job = engine.open(Order::Collected, true);
+    engine.submit(&job, 0, Definition::default(), 7, &[b"task ", &0_u64.to_le_bytes()]).unwrap();
+    engine.seal(&job, 1);
+    engine.close();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            work(&engine, slot, usize::MAX, soon());
+            // As a pidfd at the end of its process.
+            drop(end);
+        });
+        let Event::Finished(finished) = engine.run().unwrap() else { panic!("the job is done first") };
+        assert_eq!(finished.id(), job.id());
+        assert!(job.is_done() && !job.is_settled());
+        engine.settle(&job);
+        assert!(job.is_settled());
+        assert!(matches!(engine.run().unwrap(), Event::Ended(ended) if ended == slot));
+        assert_eq!(engine.retire(slot, b""), Reaction::Shrink);
+        assert!(matches!(engine.run().unwrap(), Event::Over));
+    });
+}
+
+#[test]
+fn a_wait_ends_at_its_time_and_passes_the_office_on() {
+    let engine = Engine::create(1).unwrap();
+    let slot = engine.hire().unwrap().unwrap();
+    let (never, soon_done) = (engine.open(Order::Collected, false), engine.open(Order::Collected, false));
+    engine.submit(&soon_done, 0, Definition::default(), 7, &[b"x"]).unwrap();
+    engine.seal(&soon_done, 1);
+    thread::scope(|scope| {
+        // The first becomes the reader and gives up; the second has to take over.
+        scope.spawn(|| {
+            let mut wait = Wait::timeout(Duration::from_millis(50));
+            assert_eq!(engine.wait(&never, Job::is_done, &mut wait), Err(WaitError::TimedOut));
+        });
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(10));
+            engine.wait(&soon_done, Job::is_done, &mut soon()).unwrap();
+        });
+        thread::sleep(Duration::from_millis(100));
+        work(&engine, slot, 1, soon());
+    });
+    assert!(engine.belongs_here());
+    assert_eq!(engine.control.remains(slot).process, Some(ProcessId::current()));
+}
+
+#[test]
+fn a_backlog_makes_itself_known() {
+    let engine = Engine::create(1).unwrap();
+    let slot = engine.hire().unwrap().unwrap();
+    let job = engine.open(Order::Arrival, false);
+    let large = vec![0; 1 << 20];
+    let mut count = 0;
+    while !engine.is_full() {
+        engine.submit(&job, count, Definition::default(), 7, &[&large]).unwrap();
+        count += 1;
+    }
+    assert!((2..20).contains(&count));
+    assert_eq!(work(&engine, slot, 3, soon()), 3);
+    assert!(!engine.is_full());
+}
