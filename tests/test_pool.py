@@ -16,6 +16,7 @@ import pytest
 
 import processes
 import procession
+from procession import crew
 from procession import pool as pool_module
 from procession.pool import (
     AsyncResult,
@@ -535,7 +536,7 @@ def test_terminate_is_quick_and_can_be_repeated(pool):
 def test_workers_that_ignore_being_told_to_end_are_killed(pool, monkeypatch):
     import signal
 
-    monkeypatch.setattr(pool_module, "GRACE", 0.2)
+    monkeypatch.setattr(crew, "GRACE", 0.2)
     pool.starmap(signal.signal, [(signal.SIGTERM, signal.SIG_IGN)] * 20, chunksize=1)
     pool.terminate()
     pool.join()

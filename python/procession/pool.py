@@ -4,13 +4,9 @@ Here are the names and the life of a pool: which workers there are, what replace
 are the engine's (`_core.PoolEngine`).
 """
 
-import collections
 import itertools
 import os
 import signal
-import sys
-import threading
-import time
 import traceback
 import warnings
 from _pickle import dumps, loads
@@ -18,6 +14,7 @@ from _pickle import dumps, loads
 from . import _core, get_context, process, reduction, util
 from ._core import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult  # noqa: F401 (names of this module)
 from .context import ProcessError, TimeoutError, assert_spawning  # noqa: F401 (a name of this module)
+from .crew import Crew, described
 
 __all__ = ["Pool", "ThreadPool"]  # noqa: F822 (see __getattr__)
 
@@ -28,12 +25,8 @@ TERMINATE = "TERMINATE"
 
 AsyncResult = ApplyResult
 
-# How long a worker that is told to end may take before it is killed, in seconds.
-GRACE = 5.0
 # Up to so many items of a ready-made sequence are handed to the workers at once; other iterables by a thread.
 AT_ONCE = 4096
-# How many items that thread hands over before it looks around.
-HANDFUL = 64
 
 
 def __getattr__(name):
@@ -91,8 +84,8 @@ class MaybeEncodingError(Exception):
     """A result, or what a task raised, can't be sent: `exc` and `value` tell why and what, as text."""
 
     def __init__(self, exc, value):
-        self.exc = _described(exc)
-        self.value = _described(value)
+        self.exc = described(exc)
+        self.value = described(value)
         super().__init__(self.exc, self.value)
 
     def __str__(self):
@@ -122,13 +115,6 @@ class WorkerLostError(ProcessError):
 
 def _quoted(text):
     return f'\n"""\n{text}"""'
-
-
-def _described(value):
-    try:
-        return repr(value)
-    except Exception as error:
-        return f"<{type(value).__name__} object, whose repr() raised {type(error).__name__}>"
 
 
 def _without_init(cls, args, attributes):
@@ -265,158 +251,6 @@ def worker(port, place, initializer=None, initargs=(), maxtasks=None, wrap_excep
     util.debug("worker exiting after %d tasks", done)
 
 
-def report_exception():
-    """Have the exception that is being handled reported as one that ends a thread is."""
-    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-
-
-class Feeder:
-    """A thread that hands the items of iterables to the workers. It is started when there is something to feed."""
-
-    def __init__(self):
-        self.over = False
-        self._feeds = collections.deque()
-        self._lock = threading.Lock()
-        self._thread = None
-
-    def feed(self, feed):
-        """Have the thread call `feed.feed(count)` until that returns False."""
-        with self._lock:
-            self._feeds.append(feed)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="PoolFeeder", daemon=True)
-                self._thread.start()
-
-    def _run(self):
-        # All have their turn: one may be without end.
-        while (feed := self._next()) is not None:
-            try:
-                more = feed.feed(HANDFUL)
-            except BaseException:
-                report_exception()
-                more = False
-            if not more:
-                with self._lock:
-                    self._feeds.remove(feed)
-            feed = None
-
-    def _next(self):
-        with self._lock:
-            if self.over:
-                self._feeds.clear()
-            if not self._feeds:
-                self._thread = None
-                return None
-            self._feeds.rotate(-1)
-            return self._feeds[-1]
-
-
-class _Crew:
-    """The workers of a pool, and the threads that attend to it. They live on when the pool object is gone."""
-
-    def __init__(self, pool, engine, start_process):
-        self.engine = engine
-        self.workers = pool._pool
-        self._start_process = start_process
-        self._places = {}
-        self._lock = threading.RLock()
-        self._thread = None
-        self._feeder = Feeder()
-        self.feed = self._feeder.feed
-
-    def fill(self, count):
-        """Start workers until there are `count`. Raises what starting one raises."""
-        with self._lock:
-            started = []
-            try:
-                while len(self.workers) < count:
-                    place = self.engine.hire()
-                    if place is None:
-                        break
-                    try:
-                        worker = self._start_process(place)
-                    except BaseException as error:
-                        self.engine.retire(place, dumps(("of the pool", None, None, _described(error))))
-                        raise
-                    self.workers.append(worker)
-                    started.append((place, worker))
-            finally:
-                for place, worker in started:
-                    # Processes of others' making may have no sentinel; they are not watched then.
-                    sentinel = getattr(worker, "sentinel", None)
-                    if isinstance(sentinel, int):
-                        self._places[place] = worker
-                        self.engine.watch(place, sentinel)
-
-    def attend(self):
-        """Start the thread that calls callbacks and replaces workers."""
-        self._thread = threading.Thread(target=self._attend, name="PoolAttendant", daemon=True)
-        self._thread.start()
-
-    def _attend(self):
-        while (event := self.engine.run()) is not None:
-            try:
-                if isinstance(event, int):
-                    self._replace(event)
-                else:
-                    event._conclude()
-            except BaseException:
-                # A callback that raises is reported, and the pool goes on.
-                report_exception()
-            # Nothing is kept while waiting.
-            event = None
-
-    def _replace(self, place):
-        with self._lock:
-            worker = self._places.pop(place)
-            count = len(self.workers)
-            self.workers[:] = [other for other in self.workers if other is not worker]
-            worker.join()
-            util.debug("worker %s ended with exit code %s", worker.name, worker.exitcode)
-            reaction = self.engine.retire(place, dumps((worker.name, worker.pid, worker.exitcode, None)))
-            pause = 0.0
-            while reaction == "replace":
-                try:
-                    self.fill(count)
-                    break
-                except Exception as error:
-                    # For want of memory or processes, most likely.
-                    pause = min(pause + 0.1, 1.0)
-                    time.sleep(pause)
-                    problem = dumps((worker.name, None, None, _described(error)))
-                    place = self.engine.hire()
-                    reaction = "shrink" if place is None else self.engine.retire(place, problem)
-
-    def terminate(self):
-        """End it all, whatever is under way. Takes a bounded time."""
-        if not self.engine.belongs_here():
-            return
-        self._feeder.over = True
-        self.engine.terminate()
-        with self._lock:
-            workers = [*self.workers]
-        for worker in workers:
-            if worker.exitcode is None:
-                worker.terminate()
-        deadline = time.monotonic() + GRACE
-        if self._thread is not None and self._thread is not threading.current_thread():
-            # It may be in a callback.
-            self._thread.join(GRACE)
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            if worker.exitcode is None:
-                # It ignores SIGTERM, or does not get to it.
-                util.info("killing %s, which did not end when told to", worker.name)
-                worker.kill()
-                worker.join()
-
-    def join(self):
-        """Wait until the threads and the workers have ended."""
-        self._thread.join()
-        for worker in self.workers:
-            worker.join()
-
-
 class Pool:
     """Worker processes that calls are handed to."""
 
@@ -449,7 +283,7 @@ class Pool:
 
     def _set_up(self):
         self._engine = _core.PoolEngine(self._processes)
-        self._crew = _Crew(self, self._engine, self._process_starter())
+        self._crew = Crew(self, self._engine, self._process_starter())
         try:
             self._repopulate_pool()
         except BaseException:

@@ -7,9 +7,9 @@ import threading
 import time
 
 from . import util
+from .crew import Feeder, report_exception
 from .pool import (
     ApplyResult,
-    Feeder,
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
@@ -17,7 +17,6 @@ from .pool import (
     TimeoutError,
     _terminated_task,
     mapstar,
-    report_exception,
     starmapstar,
 )
 

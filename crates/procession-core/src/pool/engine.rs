@@ -2,7 +2,7 @@
 //!
 //! No thread of its own is needed for results. A thread that waits for a job becomes the *reader*: it takes results out
 //! of the ring, for its own job and for all others, until its own is done, and then passes the office on to another one
-//! that waits. Where nobody waits, workers ring a doorbell (see [`Alarm`](super::alarm)) for the thread in
+//! that waits (`reader.rs`). Where nobody waits, workers ring a doorbell (`alarm.rs`) for the thread in
 //! [`Engine::run`], which also learns of the end of workers. So the result of a single call wakes one thread, the
 //! one that wants it.
 //!
@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -27,31 +27,18 @@ use rustix::{
 
 use super::{
     control::Control,
-    dispatch::{Change, Dispatch},
-    job::{Job, Order, Outcome},
+    dispatch::Dispatch,
+    job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
     supervisor::{Reaction, Supervisor},
     worker::Port,
 };
-use crate::{
-    channel::{Ring, TakeError},
-    process,
-    sync::{Wait, WaitError},
-    sys::futex,
-};
+use crate::{channel::Ring, process, sync::Wait};
 
-/// How many results may lie in the ring before the parent wants to be told, where no callback waits for them.
-const HEAP: u64 = 256;
-/// How many results are read in one go before the reader looks whether its own job has something.
-const BATCH: u64 = 256;
 /// How many bytes of tasks may lie in the ring before more had better wait.
 const BACKLOG: u64 = 8 << 20;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 const DOORBELL: u64 = 0;
-/// The longest rest of a reader that waits for many results.
-const LONGEST_REST: Duration = Duration::from_millis(1);
-/// A shorter rest than this would cost more than it saves.
-const SHORTEST_REST: Duration = Duration::from_micros(80);
 
 /// What [`Engine::run`] has to tell the face.
 #[derive(Debug)]
@@ -72,9 +59,9 @@ pub enum Event {
 pub struct Engine {
     generation: u32,
     tasks: Ring,
-    results: Ring,
-    control: Control,
-    doorbell: Arc<OwnedFd>,
+    pub(super) results: Ring,
+    pub(super) control: Control,
+    pub(super) doorbell: Arc<OwnedFd>,
     poller: OwnedFd,
     state: Mutex<State>,
     definitions: Mutex<Definitions>,
@@ -83,16 +70,16 @@ pub struct Engine {
 }
 
 #[derive(Debug)]
-struct State {
-    dispatch: Dispatch,
+pub(super) struct State {
+    pub(super) dispatch: Dispatch,
     supervisor: Supervisor,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Whether a thread takes results out of the ring.
-    reading: bool,
+    pub(super) reading: bool,
     /// The jobs of the threads that wait while another one reads.
-    followers: VecDeque<Arc<Job>>,
+    pub(super) followers: VecDeque<Arc<Job>>,
     /// Jobs the face is to be told of.
-    finished: VecDeque<Arc<Job>>,
+    pub(super) finished: VecDeque<Arc<Job>>,
     /// Slots whose workers have ended.
     ended: VecDeque<usize>,
     /// Slots that have a worker.
@@ -108,7 +95,7 @@ struct State {
 /// | `Stopping` | workers are told to stop | over when all have ended, `Terminated` |
 /// | `Terminated` | over | |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Open,
     Closed,
     Stopping,
@@ -166,7 +153,7 @@ impl Engine {
         Port::new(self.tasks.clone(), self.results.clone(), self.control.clone(), self.doorbell.clone())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -354,188 +341,6 @@ impl Engine {
         }
     }
 
-    // Results.
-
-    /// Waits until `ready` says so of a job. Returns at once if it does; reads results meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// [`WaitError`] if the deadline passed or a signal ended the wait.
-    pub fn wait(&self, job: &Arc<Job>, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
-        loop {
-            let (word, seen) = job.word();
-            if ready(job) {
-                return Ok(());
-            }
-            let mut state = self.state();
-            if state.reading {
-                state.followers.push_back(job.clone());
-                drop(state);
-                let slept =
-                    if ready(job) { Ok(()) } else { job.asleep(|| wait.park(word, seen, Duration::from_millis(500))) };
-                let mut state = self.state();
-                if let Some(at) = state.followers.iter().position(|other| Arc::ptr_eq(other, job)) {
-                    state.followers.remove(at);
-                }
-                if slept.is_err() {
-                    // The office of the reader may just have been offered to this thread.
-                    self.pass_on(&state);
-                }
-                drop(state);
-                slept?;
-            } else {
-                state.reading = true;
-                drop(state);
-                self.control.alarm().clear();
-                let read = self.read_for(job, &ready, wait);
-                let mut state = self.state();
-                state.reading = false;
-                self.pass_on(&state);
-                return read;
-            }
-        }
-    }
-
-    /// Reads what is there, unless another thread does anyway. Never blocks.
-    pub fn poll(&self) {
-        if self.results.put_count() == self.results.get_count() {
-            return;
-        }
-        let mut state = self.state();
-        if state.reading {
-            return;
-        }
-        state.reading = true;
-        drop(state);
-        while self.hear_what_is_there(BATCH) > 0 {}
-        let mut state = self.state();
-        state.reading = false;
-        self.pass_on(&state);
-    }
-
-    /// If nobody reads: the next one that waits is asked to, else the doorbell.
-    fn pass_on(&self, state: &State) {
-        if state.reading {
-            return;
-        }
-        match state.followers.front() {
-            Some(job) => job.wake(),
-            None => self.arm(state),
-        }
-    }
-
-    /// Has the doorbell rung when there is something to hear that somebody wants to know.
-    fn arm(&self, state: &State) {
-        if state.dispatch.is_idle() {
-            return;
-        }
-        let urgent = state.dispatch.notifies() || state.phase != Phase::Open;
-        let count = self.results.get_count() + if urgent { 1 } else { HEAP };
-        self.control.alarm().set(count);
-        if self.control.alarm().is_due(|| self.results.put_count(), false) {
-            self.ring_doorbell();
-        }
-    }
-
-    fn ring_doorbell(&self) {
-        // It fails only when it rings already, as loud as can be.
-        let _ = rustix::io::write(&*self.doorbell, &1_u64.to_ne_bytes());
-    }
-
-    fn read_for(&self, job: &Job, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
-        let began = Instant::now();
-        let mut heard = 0;
-        loop {
-            heard += self.hear_what_is_there(BATCH);
-            if ready(job) {
-                return Ok(());
-            }
-            if !rest(job, began, heard, wait)? {
-                heard += self.hear_next(wait)?;
-                if ready(job) {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Reads at most so many results that are in the ring; tells how many it was.
-    fn hear_what_is_there(&self, most: u64) -> u64 {
-        let mut messages = Vec::new();
-        let taken = self.results.try_take_many_with(most, |message| {
-            messages.push(message::copy(message)?);
-            Ok(())
-        });
-        self.hear_taken(messages, taken.map_or(0, |taken| taken.count))
-    }
-
-    /// Reads results, waiting for the first.
-    fn hear_next(&self, wait: &mut Wait<'_>) -> Result<u64, WaitError> {
-        let mut messages = Vec::new();
-        let taken = self.results.take_many_with(BATCH, wait, |message| {
-            messages.push(message::copy(message)?);
-            Ok(())
-        });
-        match taken {
-            Ok(taken) => Ok(self.hear_taken(messages, taken.count)),
-            Err(TakeError::Wait(error)) => Err(error),
-            // No memory for a copy, most likely: the message is still there, and memory may be there again later on.
-            Err(_) => wait.remaining(LONGEST_REST).map(|rest| {
-                std::thread::sleep(rest);
-                0
-            }),
-        }
-    }
-
-    fn hear_taken(&self, mut messages: Vec<Vec<u8>>, taken: u64) -> u64 {
-        // What was read but not taken out is still in the ring.
-        messages.truncate(taken as usize);
-        let mut state = self.state();
-        for message in messages {
-            self.hear(&mut state, message);
-        }
-        taken
-    }
-
-    /// Does what a message of the result ring says.
-    fn hear(&self, state: &mut State, message: Vec<u8>) {
-        let Some(header) = ResultHeader::from_bytes(&message).filter(|header| header.id.job != 0) else {
-            return;
-        };
-        let change = match header.verdict {
-            Verdict::End => state.dispatch.seal(header.id.job, header.id.index),
-            verdict => state.dispatch.deliver(header.id, Outcome::new(verdict, message)),
-        };
-        self.effect(state, change);
-    }
-
-    fn effect(&self, state: &mut State, change: Change) {
-        match change {
-            Change::None => {}
-            Change::Progress(job) => {
-                if job.has_next() {
-                    job.wake();
-                }
-            }
-            Change::Done(job) => {
-                job.wake();
-                let told = job.notifies();
-                if told {
-                    state.finished.push_back(job);
-                }
-                if told || (state.phase != Phase::Open && state.dispatch.is_idle()) {
-                    self.ring_doorbell();
-                }
-            }
-        }
-    }
-
-    /// How many jobs are under way.
-    pub fn jobs(&self) -> usize {
-        self.poll();
-        self.state().dispatch.len()
-    }
-
     // Life.
 
     /// Waits for something that the face has to do. For one thread, which calls it again and again until
@@ -635,25 +440,6 @@ impl Engine {
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
         [self.tasks.as_fd(), self.results.as_fd(), self.control.as_fd(), self.doorbell.as_fd()]
     }
-}
-
-/// Where many results are still to come at a high rate, being woken for each would slow down those who make them.
-/// Sleeps for a small part of the time they will take, and tells whether it did.
-fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bool, WaitError> {
-    let remaining = job.remaining().min(1 << 20) as u32;
-    if remaining < 16 || heard == 0 {
-        return Ok(false);
-    }
-    let rest = (began.elapsed() / heard.min(1 << 30) as u32 * (remaining / 8)).min(LONGEST_REST);
-    if rest < SHORTEST_REST {
-        return Ok(false);
-    }
-    let rest = wait.remaining(rest)?;
-    let (word, seen) = job.word();
-    if futex::wait(word, seen, Some(rest)) == futex::Slept::Interrupted {
-        wait.signalled()?;
-    }
-    Ok(true)
 }
 
 #[cfg(all(test, not(loom)))]

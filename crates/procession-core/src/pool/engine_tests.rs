@@ -1,10 +1,13 @@
 use std::{sync::atomic::AtomicUsize, thread};
 
 use super::{
-    super::{job::Next, worker::Worker},
+    super::{
+        job::{Next, Outcome},
+        worker::Worker,
+    },
     *,
 };
-use crate::{channel::kills, process::ProcessId};
+use crate::{channel::kills, process::ProcessId, sync::WaitError};
 
 fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_secs(60))

@@ -14,6 +14,7 @@ mod dispatch;
 mod engine;
 mod job;
 mod message;
+mod reader;
 mod supervisor;
 mod worker;
 

@@ -1,0 +1,228 @@
+//! Hearing results: the office of the reader (see `engine.rs`, and PROTOCOL.md, "Who hears results").
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    dispatch::Change,
+    engine::{Engine, Phase, State},
+    job::{Job, Outcome},
+    message::{self, ResultHeader, Verdict},
+};
+use crate::{
+    channel::TakeError,
+    sync::{Wait, WaitError},
+    sys::futex,
+};
+
+/// How many results may lie in the ring before the parent wants to be told, where no callback waits for them.
+const HEAP: u64 = 256;
+/// How many results are read in one go before the reader looks whether its own job has something.
+const BATCH: u64 = 256;
+/// The longest rest of a reader that waits for many results.
+const LONGEST_REST: Duration = Duration::from_millis(1);
+/// A shorter rest than this would cost more than it saves.
+const SHORTEST_REST: Duration = Duration::from_micros(80);
+
+impl Engine {
+    /// Waits until `ready` says so of a job. Returns at once if it does; reads results meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] if the deadline passed or a signal ended the wait.
+    pub fn wait(&self, job: &Arc<Job>, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        loop {
+            let (word, seen) = job.word();
+            if ready(job) {
+                return Ok(());
+            }
+            let mut state = self.state();
+            if state.reading {
+                state.followers.push_back(job.clone());
+                drop(state);
+                let slept =
+                    if ready(job) { Ok(()) } else { job.asleep(|| wait.park(word, seen, Duration::from_millis(500))) };
+                let mut state = self.state();
+                if let Some(at) = state.followers.iter().position(|other| Arc::ptr_eq(other, job)) {
+                    state.followers.remove(at);
+                }
+                if slept.is_err() {
+                    // The office of the reader may just have been offered to this thread.
+                    self.pass_on(&state);
+                }
+                drop(state);
+                slept?;
+            } else {
+                state.reading = true;
+                drop(state);
+                self.control.alarm().clear();
+                let read = self.read_for(job, &ready, wait);
+                let mut state = self.state();
+                state.reading = false;
+                self.pass_on(&state);
+                return read;
+            }
+        }
+    }
+
+    /// Reads what is there, unless another thread does anyway. Never blocks.
+    pub fn poll(&self) {
+        if self.results.put_count() == self.results.get_count() {
+            return;
+        }
+        let mut state = self.state();
+        if state.reading {
+            return;
+        }
+        state.reading = true;
+        drop(state);
+        while self.hear_what_is_there(BATCH) > 0 {}
+        let mut state = self.state();
+        state.reading = false;
+        self.pass_on(&state);
+    }
+
+    /// If nobody reads: the next one that waits is asked to, else the doorbell.
+    fn pass_on(&self, state: &State) {
+        if state.reading {
+            return;
+        }
+        match state.followers.front() {
+            Some(job) => job.wake(),
+            None => self.arm(state),
+        }
+    }
+
+    /// Has the doorbell rung when there is something to hear that somebody wants to know.
+    pub(super) fn arm(&self, state: &State) {
+        if state.dispatch.is_idle() {
+            return;
+        }
+        let urgent = state.dispatch.notifies() || state.phase != Phase::Open;
+        let count = self.results.get_count() + if urgent { 1 } else { HEAP };
+        self.control.alarm().set(count);
+        if self.control.alarm().is_due(|| self.results.put_count(), false) {
+            self.ring_doorbell();
+        }
+    }
+
+    pub(super) fn ring_doorbell(&self) {
+        // It fails only when it rings already, as loud as can be.
+        let _ = rustix::io::write(&*self.doorbell, &1_u64.to_ne_bytes());
+    }
+
+    fn read_for(&self, job: &Job, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let began = Instant::now();
+        let mut heard = 0;
+        loop {
+            heard += self.hear_what_is_there(BATCH);
+            if ready(job) {
+                return Ok(());
+            }
+            if !rest(job, began, heard, wait)? {
+                heard += self.hear_next(wait)?;
+                if ready(job) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads at most so many results that are in the ring; tells how many it was.
+    fn hear_what_is_there(&self, most: u64) -> u64 {
+        let mut messages = Vec::new();
+        let taken = self.results.try_take_many_with(most, |message| {
+            messages.push(message::copy(message)?);
+            Ok(())
+        });
+        self.hear_taken(messages, taken.map_or(0, |taken| taken.count))
+    }
+
+    /// Reads results, waiting for the first.
+    fn hear_next(&self, wait: &mut Wait<'_>) -> Result<u64, WaitError> {
+        let mut messages = Vec::new();
+        let taken = self.results.take_many_with(BATCH, wait, |message| {
+            messages.push(message::copy(message)?);
+            Ok(())
+        });
+        match taken {
+            Ok(taken) => Ok(self.hear_taken(messages, taken.count)),
+            Err(TakeError::Wait(error)) => Err(error),
+            // No memory for a copy, most likely: the message is still there, and memory may be there again later on.
+            Err(_) => wait.remaining(LONGEST_REST).map(|rest| {
+                std::thread::sleep(rest);
+                0
+            }),
+        }
+    }
+
+    fn hear_taken(&self, mut messages: Vec<Vec<u8>>, taken: u64) -> u64 {
+        // What was read but not taken out is still in the ring.
+        messages.truncate(taken as usize);
+        let mut state = self.state();
+        for message in messages {
+            self.hear(&mut state, message);
+        }
+        taken
+    }
+
+    /// Does what a message of the result ring says.
+    pub(super) fn hear(&self, state: &mut State, message: Vec<u8>) {
+        let Some(header) = ResultHeader::from_bytes(&message).filter(|header| header.id.job != 0) else {
+            return;
+        };
+        let change = match header.verdict {
+            Verdict::End => state.dispatch.seal(header.id.job, header.id.index),
+            verdict => state.dispatch.deliver(header.id, Outcome::new(verdict, message)),
+        };
+        self.effect(state, change);
+    }
+
+    pub(super) fn effect(&self, state: &mut State, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Progress(job) => {
+                if job.has_next() {
+                    job.wake();
+                }
+            }
+            Change::Done(job) => {
+                job.wake();
+                let told = job.notifies();
+                if told {
+                    state.finished.push_back(job);
+                }
+                if told || (state.phase != Phase::Open && state.dispatch.is_idle()) {
+                    self.ring_doorbell();
+                }
+            }
+        }
+    }
+
+    /// How many jobs are under way.
+    pub fn jobs(&self) -> usize {
+        self.poll();
+        self.state().dispatch.len()
+    }
+}
+
+/// Where many results are still to come at a high rate, being woken for each would slow down those who make them.
+/// Sleeps for a small part of the time they will take, and tells whether it did.
+fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bool, WaitError> {
+    let remaining = job.remaining().min(1 << 20) as u32;
+    if remaining < 16 || heard == 0 {
+        return Ok(false);
+    }
+    let rest = (began.elapsed() / heard.min(1 << 30) as u32 * (remaining / 8)).min(LONGEST_REST);
+    if rest < SHORTEST_REST {
+        return Ok(false);
+    }
+    let rest = wait.remaining(rest)?;
+    let (word, seen) = job.word();
+    if futex::wait(word, seen, Some(rest)) == futex::Slept::Interrupted {
+        wait.signalled()?;
+    }
+    Ok(true)
+}
