@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(os.environ.get("SHARED", Path(__file__).parents[2] / "shared"), "tutorials").resolve()
-MANAGERS = {"b13_manager_dict", "c04_manager"}
 
 
 def load_runner():
@@ -64,11 +63,8 @@ def cases():
         yield pytest.param(None, None, marks=pytest.mark.skip(f"no tutorials in {FOLDER}"))
         return
     for name, (_, _, guarded) in RUNNER.PROGRAMS.items():
-        marks = []
-        if name in MANAGERS and importlib.util.find_spec("procession.managers") is None:
-            marks.append(pytest.mark.skip("there are no managers yet"))
         for method in [None, "spawn", "forkserver"] if guarded else [None]:
-            yield pytest.param(name, method, id=f"{name}-{method or 'default'}", marks=marks)
+            yield pytest.param(name, method, id=f"{name}-{method or 'default'}")
 
 
 @pytest.mark.tutorials
