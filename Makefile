@@ -33,7 +33,7 @@ help:
 
 ## run            build, then run the main job on the standard package and on procession, and compare
 .PHONY: run
-run: develop
+run: compiled
 	$(BIN)/python examples/compare.py $(ARGS)
 
 ## test           everything below from lint to test-versions
@@ -42,7 +42,7 @@ test: lint test-rust test-loom test-python tutorials conformance-part test-versi
 
 ## bench          side-by-side speed of the standard package and procession (ARGS="--quick", "--only pool")
 .PHONY: bench
-bench: develop
+bench: compiled
 	$(BIN)/python benches/side_by_side.py $(ARGS)
 
 ## develop        build the extension in release mode into .venv (edits of Python files need no new build)
@@ -62,6 +62,12 @@ $(VENV)/.tools: requirements-dev.txt requirements-test.txt
 $(VENV)/.developed: $(VENV)/.tools $(SOURCES)
 	$(BIN)/maturin develop --release --quiet
 	@touch $@
+
+# As pip does when it installs a package. Without, where PYTHONDONTWRITEBYTECODE is set, each spawned child compiles our
+# modules anew, and those of the standard package not.
+.PHONY: compiled
+compiled: develop
+	@$(BIN)/python -m compileall -q python/procession
 
 ## lint           rustfmt, clippy, ruff, mypy, and the stubs against the extension
 .PHONY: lint
