@@ -24,6 +24,10 @@ os.environ["PYTHONFAULTHANDLER"] = "1"
 # Spawned children find the tests' own modules.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
 
+# What a shell starts in the background ignores Ctrl-C, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(params=METHODS)
 def method(request):
