@@ -85,7 +85,9 @@ def test_an_object_comes_out_as_it_went_in(q, obj):
     got = q.get()
     assert got == obj
     assert type(got) is type(obj)
-    assert repr(got) == repr(obj) or isinstance(obj, Point)
+    # Signs of zeros and the order of keys; the order in a set is its own affair.
+    if not isinstance(obj, (Point, frozenset)):
+        assert repr(got) == repr(obj)
     # What is stored is a pickle that any unpickler reads.
     q.put(obj)
     assert pickle.loads(q._reader.recv_bytes()) == obj
