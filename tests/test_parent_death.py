@@ -18,6 +18,7 @@ def nap(what):
     time.sleep(600)
 
 def outlive(folder):
+    open(os.path.join(folder, f"outlives-{os.getpid()}"), "w").close()
     mp.parent_process().join()
     with open(os.path.join(folder, "outlived"), "w") as file:
         file.write(str(mp.parent_process().is_alive()))
@@ -54,7 +55,7 @@ def test_daemons_and_helpers_end_with_the_program(program, tmp_path, method):
 
 def test_an_ordinary_child_goes_on_and_nothing_else_does(program, tmp_path, method):
     running, notes, _ = ends_in(
-        program, tmp_path, method, "ctx.Process(target=outlive, args=(sys.argv[2],)).start()", 3
+        program, tmp_path, method, "ctx.Process(target=outlive, args=(sys.argv[2],)).start()", 4
     )
     outlived = notes / "outlived"
     assert processes.eventually(lambda: outlived.exists() and outlived.read_text() == "False")
