@@ -8,7 +8,8 @@
 //!
 //! | bits  | meaning |
 //! |-------|---------|
-//! | 0-31  | how many sleep, or are about to, or were killed while they did |
+//! | 0-19  | how many sleep, or are about to, or were killed while they did |
+//! | 20-31 | how many times that was put right, so that who came before does not take itself out of a later count |
 //! | 32-63 | how many ever came, so that a newcomer is never mistaken for a dead one |
 
 use std::time::Duration;
@@ -20,7 +21,16 @@ use crate::{
 };
 
 const COMING: u64 = (1 << 32) + 1;
-const COUNT: u64 = (1 << 32) - 1;
+const COUNT: u64 = RIGHTED - 1;
+const RIGHTED: u64 = 1 << 20;
+const TIMES_RIGHTED: u64 = (1 << 32) - RIGHTED;
+
+/// The word with nobody counted.
+fn put_right(present: u64) -> u64 {
+    // Without a carry into the upper half.
+    let times = present.wrapping_add(RIGHTED) & TIMES_RIGHTED;
+    present & !(TIMES_RIGHTED | COUNT) | times
+}
 
 /// The sleepers on one word.
 #[derive(Debug, Default)]
@@ -37,14 +47,14 @@ impl Sleepers {
         wait: &mut Wait<'_>,
         slice: Duration,
     ) -> Result<(), WaitError> {
-        self.0.fetch_add(COMING, Ordering::AcqRel);
+        let times = self.0.fetch_add(COMING, Ordering::AcqRel) & TIMES_RIGHTED;
         // Pairs with the fence in `wake`: either the change is seen here, or the sleeper there.
         fence(Ordering::SeqCst);
         super::point();
         let slept = if word.load(Ordering::Relaxed) == seen { wait.park(word, seen as u32, slice) } else { Ok(()) };
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |present| {
-            // It may have been put right in the meantime.
-            (present & COUNT != 0).then(|| present - 1)
+            // If it has been put right in the meantime, those counted now are others.
+            (present & TIMES_RIGHTED == times && present & COUNT != 0).then(|| present - 1)
         });
         slept
     }
@@ -71,7 +81,7 @@ impl Sleepers {
         // Nobody came since before the change, so whoever was counted had loaded the former value: it does not fall
         // asleep any more, and nobody was found asleep. Those that are counted are dead, or awake anyway.
         if woken == 0 && now == before {
-            let _ = self.0.compare_exchange(now, now & !COUNT, Ordering::AcqRel, Ordering::Relaxed);
+            let _ = self.0.compare_exchange(now, put_right(now), Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
@@ -95,6 +105,27 @@ mod tests {
         word.store(1, Ordering::Release);
         sleepers.wake(&word, before, 1);
         assert_eq!(sleepers.counted(), 0);
+    }
+
+    #[test]
+    fn who_was_put_out_of_the_count_does_not_take_a_newcomer_out() {
+        let (sleepers, word) = (Sleepers::default(), AtomicU64::new(0));
+        let mut interrupted = || {
+            // Awake, but still counted, while a waker puts the count right and another sleeper comes.
+            let before = sleepers.before();
+            sleepers.wake(&word, before, 1);
+            sleepers.0.fetch_add(COMING, Ordering::Relaxed);
+            false
+        };
+        let mut wait = Wait::forever().on_signal(&mut interrupted);
+        assert_eq!(sleepers.sleep(&word, 0, &mut wait, Duration::from_millis(1)), Err(WaitError::Interrupted));
+        assert_eq!(sleepers.counted(), 1, "the newcomer sleeps, and has to be woken");
+    }
+
+    #[test]
+    fn putting_right_for_the_last_time_leaves_the_arrivals_alone() {
+        let all = u64::MAX << 32 | TIMES_RIGHTED | 3;
+        assert_eq!(put_right(all), u64::MAX << 32);
     }
 
     #[test]
