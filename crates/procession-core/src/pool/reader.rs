@@ -33,13 +33,19 @@ impl Engine {
     ///
     /// [`WaitError`] if the deadline passed or a signal ended the wait.
     pub fn wait(&self, job: &Arc<Job>, ready: impl Fn(&Job) -> bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let mut followed = false;
         loop {
             let (word, seen) = job.word();
             if ready(job) {
+                if followed {
+                    // As below: the office may have been offered to this thread, which has no use for it.
+                    self.pass_on(&self.state());
+                }
                 return Ok(());
             }
             let mut state = self.state();
             if state.reading {
+                followed = true;
                 state.followers.push_back(job.clone());
                 drop(state);
                 let slept =
@@ -225,4 +231,35 @@ fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bo
         wait.signalled()?;
     }
     Ok(true)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::{Order, TaskId};
+
+    #[test]
+    fn who_is_offered_the_office_without_need_of_it_passes_it_on() {
+        let engine = Engine::create(1).unwrap();
+        let (mine, told) = (engine.open(Order::Collected, false), engine.open(Order::Collected, true));
+        engine.seal(&mine, 1);
+        engine.seal(&told, 1);
+        engine.state().reading = true;
+        std::thread::scope(|scope| {
+            let follower = scope.spawn(|| engine.wait(&mine, Job::is_done, &mut Wait::forever()));
+            while engine.state().followers.is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // What the last reader does when the follower's result came along with its own.
+            let mut state = engine.state();
+            let id = TaskId { job: mine.id(), index: 0 };
+            engine.hear(&mut state, ResultHeader { id, verdict: Verdict::Done }.to_bytes().to_vec());
+            state.reading = false;
+            engine.control.alarm().clear();
+            engine.pass_on(&state);
+            drop(state);
+            follower.join().unwrap().unwrap();
+        });
+        assert!(engine.control.alarm().clear(), "nobody reads, and a callback waits: the doorbell has to be rung");
+    }
 }
