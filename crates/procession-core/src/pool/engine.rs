@@ -411,8 +411,10 @@ impl Engine {
         }
         state.phase = Phase::Terminated;
         let jobs = state.dispatch.give_up();
+        // Those that are done, too, if the face was not told of them: it never will be.
+        let finished = std::mem::take(&mut state.finished);
         drop(state);
-        for job in jobs {
+        for job in jobs.into_iter().chain(finished) {
             job.settle();
             job.wake();
         }

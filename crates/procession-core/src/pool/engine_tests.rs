@@ -236,3 +236,17 @@ fn a_backlog_makes_itself_known() {
     assert_eq!(work(&engine, slot, 3, soon()), 3);
     assert!(!engine.is_full());
 }
+
+#[test]
+fn nobody_waits_for_callbacks_that_a_terminated_pool_does_not_call() {
+    let engine = Engine::create(1).unwrap();
+    let job = engine.open(Order::Collected, true);
+    engine.seal(&job, 1);
+    engine.refuse(&job, 0);
+    engine.poll();
+    assert!(job.is_done() && !job.is_settled());
+    // The face was not told of it before, and will not be any more.
+    engine.terminate();
+    assert!(matches!(engine.run().unwrap(), Event::Over));
+    engine.wait(&job, Job::is_settled, &mut soon()).unwrap();
+}

@@ -185,6 +185,8 @@ impl PoolEngine {
                     if let Some(result) = result {
                         return result.into_py_any(py).map(Some);
                     }
+                    // `terminate` has dropped it since: its callbacks are not called, and nobody is to wait for that.
+                    py.detach(|| engine.settle(&job));
                 }
             }
         }
