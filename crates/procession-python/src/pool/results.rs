@@ -159,7 +159,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.job.abandon();
+        // In a forked child there is nobody to deliver, and a lock of the job may have been held at the fork, for ever.
+        if self.engine.get().engine.belongs_here() {
+            self.job.abandon();
+        }
     }
 }
 
