@@ -345,6 +345,15 @@ def test_the_result_of_a_call_nobody_keeps_is_called_back(any_pool):
     assert processes.eventually(lambda: got == [9])
 
 
+def test_an_empty_map_is_done_at_once_without_a_callback(any_pool):
+    got = []
+    result = any_pool.map_async(square, [], callback=got.append)
+    assert result.ready()
+    assert result.get() == []
+    assert any_pool.apply(square, (3,)) == 9
+    assert got == []
+
+
 def test_a_callback_that_raises_is_reported_and_the_pool_goes_on(any_pool, monkeypatch):
     reported = []
     monkeypatch.setattr(threading, "excepthook", reported.append)

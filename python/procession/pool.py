@@ -389,7 +389,8 @@ class Pool:
         elif chunksize < 1 and len(iterable):
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         if not len(iterable):
-            iterable = ()
+            # There is nothing to wait for, hence no callback, as in the standard package.
+            iterable, callback = (), None
         chunksize = max(chunksize, 1)
         result, feed = self._engine.map_async(self, func, iterable, chunksize, star, callback, error_callback)
         self._feed(feed)

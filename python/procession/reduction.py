@@ -47,7 +47,8 @@ class ForkingPickler(Pickler):
         """The pickle of an object, as a buffer."""
         buffer = io.BytesIO()
         cls(buffer, protocol).dump(obj)
-        return buffer.getbuffer()
+        # Not the buffer's own view: collected together with it, that would be an error that nobody can catch.
+        return memoryview(buffer.getvalue())
 
     loads = loads
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use procession_core::sync;
 use pyo3::{
-    exceptions::PyValueError,
+    exceptions::{PyOSError, PyOverflowError},
     prelude::*,
     types::{PyDict, PyTuple, PyType},
 };
@@ -54,13 +54,17 @@ impl Semaphore {
     }
 
     fn _create(&self, value: i64, maximum: i64) -> PyResult<()> {
-        let (Ok(value), Ok(maximum)) = (u32::try_from(value), u32::try_from(maximum)) else {
-            return Err(out_of_range());
+        let count = |number: i64| match u32::try_from(number) {
+            Ok(count) if count <= sync::Semaphore::MAXIMUM => Ok(count),
+            _ if number < 0 => {
+                Err(PyOSError::new_err((libc::EINVAL, format!("a semaphore can't have {number} permits"))))
+            }
+            _ => Err(PyOverflowError::new_err(format!(
+                "a semaphore can't have {number} permits: {} is the most",
+                sync::Semaphore::MAXIMUM
+            ))),
         };
-        if value > maximum || maximum > sync::Semaphore::MAXIMUM {
-            return Err(out_of_range());
-        }
-        self.0.set(sync::Semaphore::create(value, maximum)?)
+        self.0.set(sync::Semaphore::create(count(value)?, count(maximum)?)?)
     }
 
     fn _share<'py>(&self, py: Python<'py>) -> PyResult<SharedState<'py>> {
@@ -102,11 +106,4 @@ impl Semaphore {
     fn handle(&self) -> PyResult<RawFd> {
         Ok(self.core()?.as_fd().as_raw_fd())
     }
-}
-
-fn out_of_range() -> PyErr {
-    PyValueError::new_err(format!(
-        "the value of a semaphore must be between 0 and its maximum, which is at most {}",
-        sync::Semaphore::MAXIMUM
-    ))
 }
