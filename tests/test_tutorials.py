@@ -60,6 +60,7 @@ if RUNNER:
 
 def cases():
     if not RUNNER:
+        # The programs are not part of this repository: a clone by itself says so, and is tested without them.
         yield pytest.param(None, None, marks=pytest.mark.skip(f"no tutorials in {FOLDER}"))
         return
     for name, (_, _, guarded) in RUNNER.PROGRAMS.items():
