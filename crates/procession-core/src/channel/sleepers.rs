@@ -154,55 +154,40 @@ mod models {
     use super::*;
 
     /// Two changes, one sleeper waiting for the second: a lost wake is a deadlock of the model.
+    fn two_changes(sleepers: Sleepers) {
+        let shared = Arc::new((sleepers, AtomicU64::new(0)));
+        let sleeper = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                loop {
+                    let seen = shared.1.load(Ordering::Acquire);
+                    if seen == 2 {
+                        break;
+                    }
+                    shared.0.sleep(&shared.1, seen, &mut Wait::forever(), Duration::MAX).unwrap();
+                }
+            })
+        };
+        for count in 1..=2 {
+            let before = shared.0.before();
+            shared.1.store(count, Ordering::Release);
+            shared.0.wake(&shared.1, before, 1);
+        }
+        sleeper.join().unwrap();
+    }
+
     #[test]
     fn no_wake_is_lost() {
-        loom::model(|| {
-            let shared = Arc::new((Sleepers::default(), AtomicU64::new(0)));
-            let sleeper = {
-                let shared = shared.clone();
-                thread::spawn(move || {
-                    loop {
-                        let seen = shared.1.load(Ordering::Acquire);
-                        if seen == 2 {
-                            break;
-                        }
-                        shared.0.sleep(&shared.1, seen, &mut Wait::forever(), Duration::MAX).unwrap();
-                    }
-                })
-            };
-            for count in 1..=2 {
-                let before = shared.0.before();
-                shared.1.store(count, Ordering::Release);
-                shared.0.wake(&shared.1, before, 1);
-            }
-            sleeper.join().unwrap();
-        });
+        loom::model(|| two_changes(Sleepers::default()));
     }
 
     /// A dead sleeper is counted from the start: putting the count right must not hide the living one.
     #[test]
     fn putting_the_count_right_loses_nobody() {
         loom::model(|| {
-            let shared = Arc::new((Sleepers::default(), AtomicU64::new(0)));
-            shared.0.0.fetch_add(COMING, Ordering::Relaxed);
-            let sleeper = {
-                let shared = shared.clone();
-                thread::spawn(move || {
-                    loop {
-                        let seen = shared.1.load(Ordering::Acquire);
-                        if seen == 2 {
-                            break;
-                        }
-                        shared.0.sleep(&shared.1, seen, &mut Wait::forever(), Duration::MAX).unwrap();
-                    }
-                })
-            };
-            for count in 1..=2 {
-                let before = shared.0.before();
-                shared.1.store(count, Ordering::Release);
-                shared.0.wake(&shared.1, before, 1);
-            }
-            sleeper.join().unwrap();
+            let sleepers = Sleepers::default();
+            sleepers.0.fetch_add(COMING, Ordering::Relaxed);
+            two_changes(sleepers);
         });
     }
 }
