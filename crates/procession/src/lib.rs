@@ -1,0 +1,1 @@
+//! Processes instead of threads: Python's `multiprocessing` for Rust programs.
