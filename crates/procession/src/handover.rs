@@ -1,0 +1,210 @@
+//! Descriptors that travel with a value.
+//!
+//! A queue, a lock or a file consists, for another process, of a few bytes and of descriptors, which no bytes can stand
+//! for. While a value is encoded, what has descriptors [lends](lend) them, and its bytes hold their places in the list
+//! that goes along with the message. While it is decoded, they are [claimed](claim) by place. Whoever encodes says how
+//! far the message goes ([`Reach`]).
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use thiserror::Error;
+
+/// How far a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To a process on this machine, of this user: descriptors and keys may go with it.
+    Related,
+    /// Anywhere: neither may.
+    Remote,
+}
+
+/// Why a descriptor can't go with a value, or did not arrive.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DescriptorError {
+    /// The value has descriptors and is being turned into bytes by something else than this crate, which sends only
+    /// bytes.
+    #[error("it has descriptors, which only procession's own queues, connections, pools and processes can send")]
+    NoMessage,
+    /// It goes to another machine.
+    #[error("it has descriptors, which can't be sent to another machine")]
+    Remote,
+    /// No descriptor is left in this process.
+    #[error("its descriptors can't be duplicated: {0}")]
+    Duplicate(#[from] io::Error),
+    /// The message names a descriptor that did not come along.
+    #[error("a descriptor is missing from the message")]
+    Missing,
+}
+
+#[derive(Debug)]
+enum Context {
+    Lending { reach: Reach, list: Vec<(Option<u128>, OwnedFd)> },
+    Claiming { reach: Reach, list: Vec<Option<OwnedFd>> },
+}
+
+#[derive(Debug)]
+struct Scope {
+    context: Context,
+    /// What went wrong: a serializer has no room for it in its own errors.
+    error: Option<DescriptorError>,
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+fn within<R>(context: Context, act: impl FnOnce() -> R) -> (R, Option<Scope>) {
+    /// Puts the outer scope back, also when `act` panics.
+    struct Outer(Option<Scope>);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            SCOPE.set(self.0.take());
+        }
+    }
+    let outer = Outer(SCOPE.replace(Some(Scope { context, error: None })));
+    let result = act();
+    let scope = SCOPE.take();
+    drop(outer);
+    (result, scope)
+}
+
+/// Runs `encode`, and returns the descriptors that were lent meanwhile, or why one could not be.
+pub(crate) fn lending<R>(reach: Reach, encode: impl FnOnce() -> R) -> (R, Result<Vec<OwnedFd>, DescriptorError>) {
+    let (result, scope) = within(Context::Lending { reach, list: Vec::new() }, encode);
+    let lent = match scope {
+        Some(Scope { error: Some(error), .. }) => Err(error),
+        Some(Scope { context: Context::Lending { list, .. }, .. }) => Ok(list.into_iter().map(|(_, fd)| fd).collect()),
+        _ => Ok(Vec::new()),
+    };
+    (result, lent)
+}
+
+/// Runs `decode` with the descriptors that came with the message. Those that nobody claims are closed.
+pub(crate) fn claiming<R>(
+    reach: Reach,
+    descriptors: Vec<OwnedFd>,
+    decode: impl FnOnce() -> R,
+) -> (R, Result<(), DescriptorError>) {
+    let list = descriptors.into_iter().map(Some).collect();
+    let (result, scope) = within(Context::Claiming { reach, list }, decode);
+    (result, scope.and_then(|scope| scope.error).map_or(Ok(()), Err))
+}
+
+/// How far the message goes that is being encoded, or where it is from. `None` outside of any.
+pub(crate) fn reach() -> Option<Reach> {
+    SCOPE.with_borrow(|scope| {
+        scope.as_ref().map(|scope| match scope.context {
+            Context::Lending { reach, .. } | Context::Claiming { reach, .. } => reach,
+        })
+    })
+}
+
+/// Puts a duplicate of a descriptor into the list; tells its place. One that has a `key` (what it stands for) is put there only
+/// once, and may be claimed as often as it was lent.
+fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
+    SCOPE.with_borrow_mut(|scope| {
+        let Some(Scope { context: Context::Lending { reach, list }, .. }) = scope else {
+            return Err(DescriptorError::NoMessage);
+        };
+        if *reach == Reach::Remote {
+            return Err(DescriptorError::Remote);
+        }
+        let place = list.iter().position(|(known, _)| key.is_some() && *known == key);
+        let place = match place {
+            Some(place) => place,
+            None => {
+                list.push((key, fd.try_clone_to_owned()?));
+                list.len() - 1
+            }
+        };
+        Ok(place as u32)
+    })
+}
+
+/// Takes a descriptor out of the list, or a duplicate of it, if there may be more claims.
+fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
+    SCOPE.with_borrow_mut(|scope| {
+        let Some(Scope { context: Context::Claiming { list, .. }, .. }) = scope else {
+            return Err(DescriptorError::NoMessage);
+        };
+        let slot = list.get_mut(place as usize).ok_or(DescriptorError::Missing)?;
+        if shared {
+            return Ok(slot.as_ref().ok_or(DescriptorError::Missing)?.try_clone()?);
+        }
+        slot.take().ok_or(DescriptorError::Missing)
+    })
+}
+
+/// Notes what went wrong, for whoever began to encode or decode.
+fn report(error: DescriptorError) -> String {
+    let text = error.to_string();
+    SCOPE.with_borrow_mut(|scope| {
+        if let Some(scope) = scope {
+            scope.error.get_or_insert(error);
+        }
+    });
+    text
+}
+
+/// A descriptor in a value that is being encoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent<'a> {
+    fd: BorrowedFd<'a>,
+    key: Option<u128>,
+}
+
+impl<'a> Lent<'a> {
+    /// One that is claimed once, by the value it is a part of.
+    pub(crate) fn own(fd: BorrowedFd<'a>) -> Self {
+        Self { fd, key: None }
+    }
+
+    /// One that several values of a message may have in common: `key` says what it stands for, as the id of a segment does.
+    pub(crate) fn shared(fd: BorrowedFd<'a>, key: u128) -> Self {
+        Self { fd, key: Some(key) }
+    }
+}
+
+impl Serialize for Lent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = lend(self.fd, self.key).map_err(|error| ser::Error::custom(report(error)))?;
+        (place, self.key.is_some()).serialize(serializer)
+    }
+}
+
+/// A descriptor in a value that is being decoded: what a [`Lent`] one has become.
+#[derive(Debug)]
+pub(crate) struct Claimed(pub(crate) OwnedFd);
+
+impl<'de> Deserialize<'de> for Claimed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (place, shared) = Deserialize::deserialize(deserializer)?;
+        claim(place, shared).map(Self).map_err(|error| de::Error::custom(report(error)))
+    }
+}
+
+/// Something that is a descriptor (a file, a socket, an end of a pipe), as a value that can be sent to another process of
+/// this machine. It arrives as a duplicate: both processes have the same open file.
+///
+/// Turning it into bytes by other means than this crate's queues, connections, pools and processes is an error, and so
+/// is sending it to another machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle<T>(pub T);
+
+impl<T: AsFd> Serialize for Handle<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Lent::own(self.0.as_fd()).serialize(serializer)
+    }
+}
+
+impl<'de, T: From<OwnedFd>> Deserialize<'de> for Handle<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Claimed::deserialize(deserializer).map(|claimed| Self(claimed.0.into()))
+    }
+}
