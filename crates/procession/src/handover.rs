@@ -116,14 +116,11 @@ fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
             return Err(DescriptorError::Remote);
         }
         let place = list.iter().position(|(known, _)| key.is_some() && *known == key);
-        let place = match place {
-            Some(place) => place,
-            None => {
-                list.push((key, fd.try_clone_to_owned()?));
-                list.len() - 1
-            }
-        };
-        Ok(place as u32)
+        if let Some(place) = place {
+            return Ok(place as u32);
+        }
+        list.push((key, fd.try_clone_to_owned()?));
+        Ok(list.len() as u32 - 1)
     })
 }
 

@@ -95,7 +95,9 @@ impl Source for [u8] {
     }
 
     fn fill(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<()> {
-        into.write_copy_of_slice(self);
+        assert_eq!(self.len(), into.len());
+        // SAFETY: both are as long, and what is written to is borrowed by nobody else.
+        unsafe { self.as_ptr().copy_to_nonoverlapping(into.as_mut_ptr().cast(), self.len()) };
         Ok(())
     }
 }
@@ -227,7 +229,7 @@ fn with_copy<R>(
         let room = &mut room[..length];
         source.fill(room)?;
         // SAFETY: `fill` has written all of it.
-        return read(unsafe { room.assume_init_ref() });
+        return read(unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), length) });
     }
     // Taken out, since `read` may come here again.
     let mut room = ROOM.take();
