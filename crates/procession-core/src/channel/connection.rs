@@ -4,7 +4,7 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
-    os::fd::{IntoRawFd, OwnedFd, RawFd},
+    os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd},
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     sync::{Wait, WaitError},
-    sys::io::{self as sys, Blocking},
+    sys::{
+        io::{self as sys, Blocking},
+        rights::{self, Take},
+    },
 };
 
 /// A further packet of a message holds at most this many.
@@ -47,6 +50,15 @@ pub enum ConnectionError {
     /// An earlier call gave up in the middle of a message.
     #[error("an earlier message was interrupted half way, so the connection is out of step: close it")]
     OutOfStep,
+    /// Descriptors were to be sent over something else than a Unix socket.
+    #[error("descriptors can only be sent over a Unix socket, within one machine")]
+    NoDescriptors,
+    /// More descriptors were to be sent than can go with a message.
+    #[error("a message can have at most {most} descriptors with it", most = rights::MOST)]
+    TooManyDescriptors,
+    /// Descriptors came with the message that this process had no room for, so they are lost.
+    #[error("the descriptors of the message are lost: too many open files")]
+    DescriptorsLost,
     /// The wait ended.
     #[error(transparent)]
     Wait(#[from] WaitError),
@@ -158,7 +170,40 @@ impl Connection {
         let length = parts.iter().map(|part| part.len()).sum();
         let header = Header::new(length);
         let left = header.as_bytes().len() + length;
-        Ok(Outgoing { connection: self, in_use, header, parts, sent: 0, left, largest: NEXT_PACKET, failed: false })
+        Ok(Outgoing {
+            connection: self,
+            in_use,
+            header,
+            parts,
+            descriptors: &[],
+            sent: 0,
+            left,
+            largest: NEXT_PACKET,
+            failed: false,
+        })
+    }
+
+    /// [`sending`](Self::sending), with descriptors that go along: the receiver gets copies of them. The caller keeps
+    /// its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`sending`](Self::sending), [`ConnectionError::NoDescriptors`] if this is not a Unix socket and
+    /// [`ConnectionError::TooManyDescriptors`].
+    pub fn sending_with<'a>(
+        &'a self,
+        parts: &'a [&'a [u8]],
+        descriptors: &'a [BorrowedFd<'a>],
+    ) -> Result<Outgoing<'a>, ConnectionError> {
+        let mut outgoing = self.sending(parts)?;
+        if descriptors.len() > rights::MOST {
+            return Err(ConnectionError::TooManyDescriptors);
+        }
+        if !descriptors.is_empty() && !rights::can_carry(outgoing.in_use.number()) {
+            return Err(ConnectionError::NoDescriptors);
+        }
+        outgoing.descriptors = descriptors;
+        Ok(outgoing)
     }
 
     /// Sends a message: blocks while the other side doesn't make room for it.
@@ -179,6 +224,32 @@ impl Connection {
         self.sending(&[body])?.finish(wait)
     }
 
+    /// Sends a message with descriptors.
+    ///
+    /// ```
+    /// use procession_core::{channel, sync::Wait};
+    /// use std::{io::Read, os::fd::AsFd};
+    ///
+    /// let (ours, theirs) = channel::pipe()?;
+    /// let (mut reader, writer) = std::io::pipe()?;
+    /// ours.send_with(b"write here", &[writer.as_fd()], &mut Wait::forever())?;
+    /// let (body, descriptors) = theirs.receive_with(&mut Wait::forever())?;
+    /// assert_eq!((body.as_slice(), descriptors.len()), (b"write here".as_slice(), 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sending_with`](Self::sending_with) and [`Outgoing::finish`].
+    pub fn send_with(
+        &self,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        wait: &mut Wait<'_>,
+    ) -> Result<(), ConnectionError> {
+        self.sending_with(&[body], descriptors)?.finish(wait)
+    }
+
     /// Begins to receive a message. Nothing is taken before [`Incoming::try_length`] or [`Incoming::length`].
     ///
     /// # Errors
@@ -195,6 +266,20 @@ impl Connection {
             length: None,
             done: 0,
             failed: false,
+            descriptors: None,
+            lost: false,
+        })
+    }
+
+    /// [`receiving`](Self::receiving), with the descriptors that come along, which are closed otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`receiving`](Self::receiving).
+    pub fn receiving_with(&self) -> Result<Incoming<'_>, ConnectionError> {
+        self.receiving().map(|mut incoming| {
+            incoming.descriptors = Some(Vec::new());
+            incoming
         })
     }
 
@@ -204,7 +289,21 @@ impl Connection {
     ///
     /// Those of [`Incoming::length`] and [`Incoming::finish`].
     pub fn receive(&self, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
-        let mut incoming = self.receiving()?;
+        Self::whole_body(&mut self.receiving()?, wait)
+    }
+
+    /// Receives a message and the descriptors that come with it, closed on exec.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Incoming::length`] and [`Incoming::finish`]; [`ConnectionError::DescriptorsLost`].
+    pub fn receive_with(&self, wait: &mut Wait<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), ConnectionError> {
+        let mut incoming = self.receiving_with()?;
+        let body = Self::whole_body(&mut incoming, wait)?;
+        Ok((body, incoming.take_descriptors()))
+    }
+
+    fn whole_body(incoming: &mut Incoming<'_>, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
         let length = incoming.length(wait)?;
         let mut body = Vec::new();
         // A length that was announced is not yet memory: an absurd one is an error, not an abort.
@@ -337,6 +436,8 @@ pub struct Outgoing<'a> {
     in_use: InUse<'a>,
     header: Header,
     parts: &'a [&'a [u8]],
+    /// What goes along with the first byte.
+    descriptors: &'a [BorrowedFd<'a>],
     /// Bytes, the header's included, that the kernel has taken, and that it has not.
     sent: usize,
     left: usize,
@@ -377,6 +478,9 @@ impl Outgoing<'_> {
             let pieces = &pieces[..count];
             let call = |blocking| match connection.kind() {
                 Kind::File => sys::write(fd, pieces, blocking),
+                _ if self.sent == 0 && !self.descriptors.is_empty() => {
+                    rights::send(fd, pieces, self.descriptors, blocking)
+                }
                 Kind::Packets | Kind::Stream => sys::send(fd, pieces, blocking),
             };
             match connection.attempt(fd, Towards::Them, self.sent > 0, how, call) {
@@ -446,9 +550,19 @@ pub struct Incoming<'a> {
     /// Bytes of the body that are in their place.
     done: usize,
     failed: bool,
+    /// What came along, if it is wanted.
+    descriptors: Option<Vec<OwnedFd>>,
+    /// Whether some that came could not be had.
+    lost: bool,
 }
 
 impl Incoming<'_> {
+    /// The descriptors that came with the message, once its length is known; none if
+    /// [`receiving_with`](Connection::receiving_with) did not ask for them.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        self.descriptors.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// The length of the next message, if there is one already.
     ///
     /// # Errors
@@ -509,7 +623,7 @@ impl Incoming<'_> {
         let (fd, connection) = (self.in_use.number(), self.connection);
         loop {
             if let Some(length) = self.length {
-                return Ok(Some(length));
+                return if self.lost { Err(ConnectionError::DescriptorsLost) } else { Ok(Some(length)) };
             }
             let wanted = match connection.kind() {
                 Kind::Packets => FIRST_PACKET,
@@ -518,7 +632,18 @@ impl Incoming<'_> {
                 Kind::Stream | Kind::File => frame::LONGEST,
             };
             let space = &mut self.early.space()[self.have..wanted];
-            match connection.take(fd, self.have > 0, how, space) {
+            let what = if connection.kind() == Kind::Packets { Take::Packet } else { Take::Stream };
+            let taken = match &mut self.descriptors {
+                Some(descriptors) if connection.kind() != Kind::File => {
+                    connection.attempt(fd, Towards::Us, self.have > 0, how, |blocking| {
+                        let received = rights::receive(fd, space, descriptors, what, blocking)?;
+                        self.lost |= received.lost;
+                        Ok(received.length)
+                    })
+                }
+                _ => connection.take(fd, self.have > 0, how, space),
+            };
+            match taken {
                 Ok(Some(0)) if self.have == 0 => return self.fail(ConnectionError::Ended),
                 Ok(Some(0)) => return self.fail(ConnectionError::Truncated),
                 Ok(Some(moved)) if moved > wanted - self.have => return self.fail(ConnectionError::BadLength),

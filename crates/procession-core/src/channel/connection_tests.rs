@@ -1,5 +1,8 @@
+#![allow(unsafe_code)]
+
 use std::{
     io::{Read, Write},
+    os::fd::AsFd,
     os::unix::net::UnixStream,
     thread,
     time::Duration,
@@ -351,4 +354,105 @@ fn a_closed_connection_says_so() {
     assert!(matches!(one.receive(&mut forever()).unwrap_err(), ConnectionError::Closed));
     assert!(matches!(one.poll(&mut forever()).unwrap_err(), ConnectionError::Closed));
     assert!(matches!(other.receive(&mut forever()).unwrap_err(), ConnectionError::Ended));
+}
+
+/// The writing end of a new pipe, and a proof that all copies of it are closed when this returns.
+fn writer() -> (io::PipeReader, OwnedFd) {
+    let (reader, writer) = io::pipe().unwrap();
+    (reader, writer.into())
+}
+
+fn is_cloexec(descriptor: &OwnedFd) -> bool {
+    rustix::io::fcntl_getfd(descriptor).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+}
+
+#[test]
+fn descriptors_arrive_with_their_message_and_nobody_keeps_one() {
+    for (ours, theirs) in [pipe().unwrap(), over_a_stream()] {
+        for length in [0, 10, FIRST_PACKET, 1_000_000] {
+            let ((mut one, first), (mut other, second)) = (writer(), writer());
+            let body = vec![7; length];
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    ours.send(b"before", &mut forever()).unwrap();
+                    ours.send_with(&body, &[first.as_fd(), second.as_fd()], &mut forever()).unwrap();
+                    ours.send(b"after", &mut forever()).unwrap();
+                });
+                assert_eq!(theirs.receive_with(&mut forever()).unwrap().1.len(), 0);
+                let (received, descriptors) = theirs.receive_with(&mut forever()).unwrap();
+                assert!(received == body);
+                assert!(descriptors.iter().all(is_cloexec));
+                for (descriptor, text) in descriptors.into_iter().zip(["first", "second"]) {
+                    std::fs::File::from(descriptor).write_all(text.as_bytes()).unwrap();
+                }
+                let (received, descriptors) = theirs.receive_with(&mut forever()).unwrap();
+                assert_eq!((received.as_slice(), descriptors.len()), (b"after".as_slice(), 0));
+            });
+            drop((first, second));
+            for (reader, text) in [(&mut one, "first"), (&mut other, "second")] {
+                let mut all = String::new();
+                reader.read_to_string(&mut all).unwrap();
+                assert_eq!(all, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_closed() {
+    for (ours, theirs) in [pipe().unwrap(), over_a_stream()] {
+        let (mut reader, writer) = writer();
+        ours.send_with(b"x", &[writer.as_fd()], &mut forever()).unwrap();
+        drop(writer);
+        assert_eq!(theirs.receive(&mut forever()).unwrap(), b"x");
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_carry_descriptors_says_so() {
+    let (_reader, descriptor) = writer();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let ours = Connection::from(OwnedFd::from(client));
+    let theirs = Connection::from(OwnedFd::from(listener.accept().unwrap().0));
+    for connection in [&ours, &over_a_pipe().0] {
+        let error = connection.send_with(b"x", &[descriptor.as_fd()], &mut soon()).unwrap_err();
+        assert!(matches!(error, ConnectionError::NoDescriptors));
+    }
+    ours.send_with(b"none", &[], &mut soon()).unwrap();
+    assert_eq!(theirs.receive_with(&mut soon()).unwrap().0, b"none");
+    let many = vec![descriptor.as_fd(); rights::MOST + 1];
+    let (ours, theirs) = pipe().unwrap();
+    let error = ours.send_with(b"x", &many, &mut soon()).unwrap_err();
+    assert!(matches!(error, ConnectionError::TooManyDescriptors));
+    ours.send_with(b"x", &many[1..], &mut soon()).unwrap();
+    assert_eq!(theirs.receive_with(&mut soon()).unwrap().1.len(), rights::MOST);
+}
+
+#[test]
+fn descriptors_without_room_for_them_are_an_error() {
+    let (ours, theirs) = pipe().unwrap();
+    let (_reader, descriptor) = writer();
+    ours.send_with(b"lost", &[descriptor.as_fd()], &mut soon()).unwrap();
+    ours.send_with(b"kept", &[descriptor.as_fd()], &mut soon()).unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    // In a process of its own: the limit would hit the tests in other threads.
+    // SAFETY: the child uses the connection and the allocator (which glibc allows after a fork), and exits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let none = rustix::process::Rlimit { current: Some(0), ..limit };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, none).unwrap();
+        let lost = matches!(theirs.receive_with(&mut soon()), Err(ConnectionError::DescriptorsLost));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!lost)) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(status, 0);
+    // The message was whole, so the next one is found.
+    let (body, descriptors) = theirs.receive_with(&mut soon()).unwrap();
+    assert_eq!((body.as_slice(), descriptors.len()), (b"kept".as_slice(), 1));
 }

@@ -3,3 +3,4 @@
 pub(crate) mod futex;
 pub(crate) mod io;
 pub(crate) mod poll;
+pub(crate) mod rights;
