@@ -12,6 +12,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use super::{
@@ -44,6 +45,8 @@ struct Board {
     taken: AtomicU64,
     /// How many slots there are. Written once.
     slots: AtomicU64,
+    /// 1 if workers are to note when they take a task. Written by the parent, before there are workers.
+    timed: AtomicU64,
 }
 
 /// A worker's place.
@@ -51,7 +54,8 @@ struct Board {
 /// | `sequence` | state | who changes it, and to what |
 /// |------------|-------|-----------------------------|
 /// | 0 | no task in hand | the worker, about to take a task: its place in the ring, counted from one |
-/// | n | the task is `job`, `index`, if the ring's count of takes has reached n; else it is still in the ring | the worker, when its result is in the result ring: 0 · the next taker of n, when this one died before its commit: 0 |
+/// | n | the task is `job`, `index`, if the ring's count of takes has reached n; else it is still in the ring | the worker, when its result is in the result ring: 0 · the next taker of n, when this one died before its commit: 0 · the parent, when the task was taken and has had its time: n with `CONDEMNED` |
+/// | n with `CONDEMNED` | as n; the worker is going to be killed and takes no other task | the worker, when its result is in the result ring: 0 |
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Slot {
@@ -64,6 +68,26 @@ struct Slot {
     ready: AtomicU64,
     /// How many results it has sent.
     served: AtomicU64,
+    /// When it took the task, by the clock of [`now`], if the board says that this is wanted. Written before `sequence`.
+    began: AtomicU64,
+}
+
+/// Marks the `sequence` of a worker that is going to be killed.
+const CONDEMNED: u64 = 1 << 63;
+
+/// Nanoseconds of a clock that all processes share.
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// What [`Control::overdue`] finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// It has had more than the limit. Its worker takes no other task after it, and is to be killed.
+    Yes,
+    /// It has this long left, or, if there is none, a task that is taken now would have.
+    In(Duration),
 }
 
 impl Slot {
@@ -158,7 +182,7 @@ impl Control {
     pub(super) fn prepare(&self, number: usize) -> io::Result<()> {
         let slot = self.slot(number);
         self.segment.secure((SLOTS + number * size_of::<Slot>()) as u64, size_of::<Slot>() as u64)?;
-        for word in [&slot.sequence, &slot.ready, &slot.process, &slot.served] {
+        for word in [&slot.sequence, &slot.ready, &slot.process, &slot.served, &slot.began] {
             word.store(0, Ordering::SeqCst);
         }
         Ok(())
@@ -179,8 +203,39 @@ impl Control {
     /// See PROTOCOL.md, "a worker dies about to take a task": a place beyond the count was never taken by it.
     pub(super) fn in_hand(&self, number: usize, takes: u64) -> Option<TaskId> {
         let slot = self.slot(number);
-        let sequence = slot.sequence.load(Ordering::SeqCst);
+        let sequence = slot.sequence.load(Ordering::SeqCst) & !CONDEMNED;
         (1..=takes).contains(&sequence).then(|| slot.task())
+    }
+
+    /// How many results the worker of a slot has sent.
+    pub(super) fn served_by(&self, number: usize) -> u64 {
+        self.slot(number).served.load(Ordering::Relaxed)
+    }
+
+    /// Has workers note when they take a task.
+    pub(super) fn note_times(&self) {
+        self.board().timed.store(1, Ordering::SeqCst);
+    }
+
+    /// Whether the worker of a slot has been at its task for longer than `limit`. If so, it is condemned, of which is
+    /// told once. `takes` is the task ring's count of takes, read before.
+    ///
+    /// See PROTOCOL.md, "A task has had its time".
+    pub(super) fn overdue(&self, number: usize, takes: u64, limit: Duration) -> Overdue {
+        let slot = self.slot(number);
+        let sequence = slot.sequence.load(Ordering::SeqCst);
+        if !(1..=takes).contains(&sequence) {
+            return Overdue::In(limit);
+        }
+        // It may be that of a later task by now, and then the task in question is done.
+        let elapsed = Duration::from_nanos(now().saturating_sub(slot.began.load(Ordering::Acquire)));
+        if let Some(left) = limit.checked_sub(elapsed) {
+            return Overdue::In(left);
+        }
+        match slot.sequence.compare_exchange(sequence, sequence | CONDEMNED, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => Overdue::Yes,
+            Err(_) => Overdue::In(limit),
+        }
     }
 
     /// The task that the worker of a slot is at, as of now, for show: it may be another the moment after.
@@ -218,6 +273,9 @@ impl Control {
         self.board().claim.store(claim, Ordering::Release);
         point();
         let slot = self.slot(number);
+        if self.board().timed.load(Ordering::Relaxed) != 0 {
+            slot.began.store(now(), Ordering::Relaxed);
+        }
         slot.job.store(id.job, Ordering::Relaxed);
         slot.index.store(id.index, Ordering::Relaxed);
         point();
@@ -225,13 +283,14 @@ impl Control {
         point();
     }
 
-    /// The task's result is in the result ring.
-    pub(super) fn served(&self, number: usize) {
+    /// The task's result is in the result ring. Tells whether the worker may take another task.
+    pub(super) fn served(&self, number: usize) -> bool {
         point();
         let slot = self.slot(number);
-        slot.sequence.store(0, Ordering::Release);
+        let former = slot.sequence.swap(0, Ordering::SeqCst);
         point();
         slot.served.store(slot.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        former & CONDEMNED == 0
     }
 
     // The definitions.
@@ -307,6 +366,29 @@ mod tests {
         assert_eq!(control.taken(), 200);
         assert_eq!(control.in_hand(0, 7), Some(task(8)));
         assert_eq!(control.in_hand(1, 7), Some(task(7)));
+    }
+
+    #[test]
+    fn a_task_that_has_had_its_time_condemns_its_worker_and_no_other_task() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let control = Control::create(1).unwrap();
+        control.note_times();
+        control.take(0, 6, task(7), 100);
+        std::thread::sleep(LIMIT * 2);
+        assert_eq!(control.overdue(0, 5, LIMIT), Overdue::In(LIMIT), "published, not taken");
+        assert!(matches!(control.overdue(0, 6, Duration::from_secs(60)), Overdue::In(left) if left > LIMIT));
+        assert_eq!(control.overdue(0, 6, LIMIT), Overdue::Yes);
+        assert_eq!(control.overdue(0, 6, LIMIT), Overdue::In(LIMIT), "told once");
+        assert_eq!(control.in_hand(0, 6), Some(task(7)));
+        assert_eq!(control.at_work(0), Some(task(7)));
+        assert!(!control.served(0), "it is going to be killed");
+        assert_eq!(control.in_hand(0, 6), None);
+        // The next worker of the slot has the whole time.
+        control.prepare(0).unwrap();
+        control.take(0, 7, task(8), 200);
+        assert!(matches!(control.overdue(0, 7, LIMIT * 1000), Overdue::In(left) if left > LIMIT));
+        assert!(control.served(0));
+        assert_eq!(control.served_by(0), 1);
     }
 
     #[test]

@@ -15,18 +15,18 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
 
 use rustix::{
-    event::{EventfdFlags, epoll},
+    event::{EventfdFlags, Timespec, epoll},
     io::Errno,
 };
 
 use super::{
-    control::Control,
+    control::{Control, Overdue},
     dispatch::Dispatch,
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
@@ -39,6 +39,9 @@ use crate::{channel::Ring, process, sync::Wait};
 const BACKLOG: u64 = 8 << 20;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 const DOORBELL: u64 = 0;
+/// For how long to leave it when there is no memory, the first time and at most.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 /// What [`Engine::run`] has to tell the face.
 #[derive(Debug)]
@@ -47,6 +50,9 @@ pub enum Event {
     Finished(Arc<Job>),
     /// The worker of this slot has ended: reap it, and call [`Engine::retire`].
     Ended(usize),
+    /// The worker of this slot has been at a task for longer than the [limit](Engine::limit): kill it. Its end is told
+    /// as any other, and the task is lost with it, unless its result comes after all.
+    Overdue(usize),
     /// The pool was closed, everything is done and all workers have ended; or it was terminated.
     Over,
 }
@@ -67,6 +73,19 @@ pub struct Engine {
     definitions: Mutex<Definitions>,
     /// How many bytes of payload were ever submitted.
     submitted: AtomicU64,
+    /// Whether there is nobody to run tasks: `State::hopeless`, for those who don't hold the lock.
+    hopeless: AtomicBool,
+}
+
+/// What a pool is doing, as of a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// How many results workers have sent.
+    pub done: u64,
+    /// How many tasks wait for a worker.
+    pub queued: u64,
+    /// How many workers are at a task.
+    pub at_work: usize,
 }
 
 #[derive(Debug)]
@@ -86,6 +105,12 @@ pub(super) struct State {
     hired: BTreeSet<usize>,
     /// Why tasks can't be run, if no worker is left and none can be had.
     hopeless: Option<Vec<u8>>,
+    /// How many words to stop are still to be sent.
+    stops_due: usize,
+    /// How long a worker may be at a task.
+    limit: Option<Duration>,
+    /// How many results the workers sent that have ended.
+    done_before: u64,
 }
 
 /// | phase | means | followed by |
@@ -137,9 +162,13 @@ impl Engine {
                 ended: VecDeque::new(),
                 hired: BTreeSet::new(),
                 hopeless: None,
+                stops_due: 0,
+                limit: None,
+                done_before: 0,
             }),
             definitions: Mutex::default(),
             submitted: AtomicU64::new(0),
+            hopeless: AtomicBool::new(false),
         })
     }
 
@@ -202,11 +231,18 @@ impl Engine {
             self.announce(ResultHeader { id, verdict: Verdict::Lost }, payload);
         }
         let mut state = self.state();
-        state.hired.remove(&slot);
+        if state.hired.remove(&slot) {
+            state.done_before += self.control.served_by(slot);
+        }
         if matches!(state.phase, Phase::Stopping | Phase::Terminated) {
             // It may have been killed with a word to stop in its hands that was meant for another.
             if state.phase == Phase::Stopping && !state.hired.is_empty() {
-                let _ = message::put(&self.tasks, &TaskHeader::STOP.to_bytes(), &[]);
+                state.stops_due += 1;
+                self.send_stops(&mut state);
+                if state.stops_due > 0 {
+                    // The thread in `run` may sleep, not knowing that it is to try again.
+                    self.ring_doorbell();
+                }
             }
             return Reaction::Shrink;
         }
@@ -215,6 +251,9 @@ impl Engine {
         if reaction == Reaction::GiveUp {
             state.hopeless = Some(payload.to_vec());
             drop(state);
+            // Whoever does not see this has put its task before the ring is emptied: see `submitted`.
+            self.hopeless.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             self.give_up_queued();
         }
         reaction
@@ -232,6 +271,41 @@ impl Engine {
                 self.announce(ResultHeader { id: task.id, verdict: Verdict::Unserved }, &payload);
             }
         }
+    }
+
+    /// From now on no worker may be at a task for longer than `limit`. To be called before there are workers.
+    pub fn limit(&self, limit: Duration) {
+        self.control.note_times();
+        self.state().limit = Some(limit);
+    }
+
+    /// Looks whether a worker has been at its task for too long. Returns one that has, and else when to look again.
+    fn look_for_overdue(&self, state: &State) -> Result<Option<Duration>, usize> {
+        let Some(limit) = state.limit else {
+            return Ok(None);
+        };
+        // The count is read before the slots are, as in `retire`.
+        let takes = self.tasks.get_count();
+        // A task that is taken from now on has all its time.
+        let mut soonest = limit;
+        for &slot in &state.hired {
+            match self.control.overdue(slot, takes, limit) {
+                Overdue::Yes => return Err(slot),
+                Overdue::In(left) => soonest = soonest.min(left),
+            }
+        }
+        Ok(Some(soonest))
+    }
+
+    /// What the pool is doing.
+    pub fn statistics(&self) -> Statistics {
+        let state = self.state();
+        let mut statistics = Statistics { done: state.done_before, queued: self.tasks.len(), at_work: 0 };
+        for &slot in &state.hired {
+            statistics.done += self.control.served_by(slot);
+            statistics.at_work += usize::from(self.control.at_work(slot).is_some());
+        }
+        statistics
     }
 
     /// The task that the worker of a slot is at, as of now.
@@ -256,13 +330,32 @@ impl Engine {
 
     /// A new job. With `notify`, [`run`](Self::run) tells when it is done.
     pub fn open(&self, order: Order, notify: bool) -> Arc<Job> {
+        self.open_in(&mut self.state(), order, notify)
+    }
+
+    /// As [`open`](Self::open), unless the pool has been closed or terminated. A job that is opened so is done before
+    /// the workers are told to stop, whatever other threads do meanwhile. If its number of tasks is known already, it
+    /// need not be [sealed](Self::seal).
+    pub fn admit(&self, order: Order, notify: bool, total: Option<u64>) -> Option<Arc<Job>> {
         let mut state = self.state();
+        if state.phase != Phase::Open {
+            return None;
+        }
+        let job = self.open_in(&mut state, order, notify);
+        if let Some(total) = total {
+            let change = state.dispatch.seal(job.id(), total);
+            self.effect(&mut state, change);
+        }
+        Some(job)
+    }
+
+    fn open_in(&self, state: &mut State, order: Order, notify: bool) -> Arc<Job> {
         let job = state.dispatch.open(order, notify);
         if notify {
             if job.is_done() {
                 job.settle();
             } else if !state.reading {
-                self.arm(&state);
+                self.arm(state);
             }
         }
         job
@@ -305,8 +398,9 @@ impl Engine {
 
     /// To be called when tasks were submitted: if no worker can be had, they are given up.
     pub fn submitted(&self) {
-        let hopeless = self.state().hopeless.is_some();
-        if hopeless {
+        // Pairs with the fence in `retire`.
+        fence(Ordering::SeqCst);
+        if self.hopeless.load(Ordering::SeqCst) {
             self.give_up_queued();
         }
     }
@@ -350,45 +444,78 @@ impl Engine {
     ///
     /// As `epoll_wait(2)`, which fails only if the descriptors were closed behind its back.
     pub fn run(&self) -> io::Result<Event> {
+        let mut pause = PAUSE;
         loop {
-            {
+            let rest = {
                 let mut state = self.state();
-                if state.phase == Phase::Terminated {
-                    return Ok(Event::Over);
+                if let Some(event) = self.next_event(&mut state) {
+                    return Ok(event);
                 }
-                if let Some(job) = state.finished.pop_front() {
-                    return Ok(Event::Finished(job));
+                match self.look_for_overdue(&state) {
+                    Ok(rest) => rest,
+                    Err(slot) => return Ok(Event::Overdue(slot)),
                 }
-                if let Some(slot) = state.ended.pop_front() {
-                    return Ok(Event::Ended(slot));
-                }
-                if state.phase == Phase::Closed && state.dispatch.is_idle() {
-                    state.phase = Phase::Stopping;
-                    for _ in &state.hired {
-                        message::put(&self.tasks, &TaskHeader::STOP.to_bytes(), &[])?;
-                    }
-                }
-                if state.phase == Phase::Stopping && state.hired.is_empty() {
-                    return Ok(Event::Over);
-                }
-            }
-            let mut events =
-                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 16];
-            let count = match epoll::wait(&self.poller, &mut events, None) {
-                Ok(count) => count,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+                .into_iter()
+                .chain((state.stops_due > 0).then_some(LONGEST_PAUSE))
+                .min()
             };
-            for event in &events[..count] {
-                let mark = event.data;
-                if mark.u64() == DOORBELL {
-                    let _ = rustix::io::read(&*self.doorbell, &mut [0; 8]);
-                } else {
-                    self.state().ended.push_back((mark.u64() - 1) as usize);
-                }
+            self.listen(rest)?;
+            if self.poll_all() {
+                pause = PAUSE;
+            } else {
+                // There is no memory to read what has come. The doorbell is rung for it at once: without a pause, this
+                // thread would do nothing else until there is memory again.
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            self.poll();
         }
+    }
+
+    fn next_event(&self, state: &mut State) -> Option<Event> {
+        if state.phase == Phase::Terminated {
+            return Some(Event::Over);
+        }
+        if let Some(job) = state.finished.pop_front() {
+            return Some(Event::Finished(job));
+        }
+        if let Some(slot) = state.ended.pop_front() {
+            return Some(Event::Ended(slot));
+        }
+        if state.phase == Phase::Closed && state.dispatch.is_idle() {
+            state.phase = Phase::Stopping;
+            state.stops_due = state.hired.len();
+        }
+        if state.phase == Phase::Stopping {
+            self.send_stops(state);
+        }
+        (state.phase == Phase::Stopping && state.hired.is_empty()).then_some(Event::Over)
+    }
+
+    /// Tells as many workers to stop as are still to be told. Where there is no memory to say so, it is said later on.
+    fn send_stops(&self, state: &mut State) {
+        while state.stops_due > 0 && message::put(&self.tasks, &TaskHeader::STOP.to_bytes(), &[]).is_ok() {
+            state.stops_due -= 1;
+        }
+    }
+
+    /// Sleeps until there is something to look at, or the rest is over. Takes note of workers that have ended.
+    fn listen(&self, rest: Option<Duration>) -> io::Result<()> {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 16];
+        let rest = rest.map(|rest| Timespec::try_from(rest).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+        let count = match epoll::wait(&self.poller, &mut events, rest.as_ref()) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        for event in &events[..count] {
+            let mark = event.data;
+            if mark.u64() == DOORBELL {
+                let _ = rustix::io::read(&*self.doorbell, &mut [0; 8]);
+            } else {
+                self.state().ended.push_back((mark.u64() - 1) as usize);
+            }
+        }
+        Ok(())
     }
 
     /// No more jobs will be opened; when those under way are done, the workers are told to stop.

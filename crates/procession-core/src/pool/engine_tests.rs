@@ -1,4 +1,4 @@
-use std::{sync::atomic::AtomicUsize, thread};
+use std::{sync::atomic::AtomicUsize, thread, time::Instant};
 
 use super::{
     super::{
@@ -249,4 +249,83 @@ fn nobody_waits_for_callbacks_that_a_terminated_pool_does_not_call() {
     engine.terminate();
     assert!(matches!(engine.run().unwrap(), Event::Over));
     engine.wait(&job, Job::is_settled, &mut soon()).unwrap();
+}
+
+#[test]
+fn workers_are_told_to_stop_when_there_is_memory_to_say_so() {
+    let engine = Engine::create(2).unwrap();
+    let watched: Vec<_> = (0..2).map(|_| (engine.hire().unwrap().unwrap(), rustix::pipe::pipe().unwrap())).collect();
+    for (slot, (sentinel, _)) in &watched {
+        engine.watch(*slot, sentinel.as_fd()).unwrap();
+    }
+    engine.close();
+    message::lack::TIMES.set(3);
+    thread::scope(|scope| {
+        let mut sentinels = Vec::new();
+        for (slot, (sentinel, end)) in watched {
+            sentinels.push(sentinel);
+            let engine = &engine;
+            scope.spawn(move || {
+                work(engine, slot, usize::MAX, soon());
+                drop(end);
+            });
+        }
+        for left in (0..2).rev() {
+            let Event::Ended(slot) = engine.run().unwrap() else { panic!("{left} workers are left") };
+            engine.retire(slot, b"");
+        }
+        assert!(matches!(engine.run().unwrap(), Event::Over));
+    });
+    assert_eq!(message::lack::TIMES.get(), 0);
+}
+
+#[test]
+fn results_that_there_is_no_memory_for_are_waited_for_at_rest() {
+    let engine = Engine::create(1).unwrap();
+    let slot = engine.hire().unwrap().unwrap();
+    let job = engine.open(Order::Collected, true);
+    engine.submit(&job, 0, Definition::default(), 7, &[b"task"]).unwrap();
+    engine.seal(&job, 1);
+    work(&engine, slot, 1, soon());
+    message::lack::TIMES.set(6);
+    let began = Instant::now();
+    assert!(matches!(engine.run().unwrap(), Event::Finished(done) if done.id() == job.id()));
+    // 1 + 2 + 4 + 8 + 16 + 32: it has not tried again and again.
+    assert!(began.elapsed() >= Duration::from_millis(63));
+}
+
+#[test]
+fn a_worker_that_takes_too_long_is_pointed_out() {
+    let engine = Engine::create(2).unwrap();
+    engine.limit(Duration::from_millis(30));
+    let (slow, quick) = (engine.hire().unwrap().unwrap(), engine.hire().unwrap().unwrap());
+    let job = job_of(&engine, Order::Sequence, 3);
+    let worker = Worker::enter(engine.port(), slow).unwrap();
+    let task = worker.take(&mut soon()).unwrap().unwrap();
+    assert_eq!(work(&engine, quick, 1, soon()), 1);
+    assert!(matches!(engine.run().unwrap(), Event::Overdue(slot) if slot == slow));
+    assert_eq!(engine.statistics(), Statistics { done: 1, queued: 1, at_work: 1 });
+    // It gets done while it is about to be killed: its result counts, and it harms no other task.
+    worker.finish(task.id(), Verdict::Done, &[task.payload()]).unwrap();
+    assert!(worker.take(&mut soon()).unwrap().is_none());
+    engine.retire(slow, b"how");
+    assert_eq!(engine.statistics(), Statistics { done: 2, queued: 1, at_work: 0 });
+    assert_eq!(work(&engine, quick, 1, soon()), 1);
+    for (index, outcome) in outcomes(&engine, &job) {
+        expect_done(index, &outcome);
+    }
+}
+
+#[test]
+fn nothing_is_admitted_once_the_pool_is_closed() {
+    let engine = Engine::create(1).unwrap();
+    let job = engine.admit(Order::Collected, false, Some(0)).unwrap();
+    assert!(job.is_done());
+    let open = engine.admit(Order::Sequence, true, None).unwrap();
+    engine.close();
+    assert!(engine.admit(Order::Collected, false, Some(1)).is_none());
+    engine.seal(&open, 0);
+    assert!(open.is_done());
+    engine.terminate();
+    assert!(engine.admit(Order::Collected, false, None).is_none());
 }

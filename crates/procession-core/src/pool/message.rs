@@ -148,6 +148,8 @@ impl ResultHeader {
 ///
 /// If memory is lacking.
 pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<()> {
+    #[cfg(test)]
+    lack::of_memory()?;
     let joined;
     let parts: &[&[u8]] = match payload {
         [] => &[header],
@@ -174,7 +176,26 @@ pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<(
 ///
 /// If they can't be read, or there is no memory for them.
 pub(super) fn copy(message: &Message<'_>) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    lack::of_memory()?;
     message.to_vec()
+}
+
+/// Lack of memory, for tests.
+#[cfg(test)]
+pub(super) mod lack {
+    use std::{cell::Cell, io};
+
+    thread_local! {
+        /// How often from now on this thread finds no memory for a message.
+        pub(in super::super) static TIMES: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub(super) fn of_memory() -> io::Result<()> {
+        let left = TIMES.get();
+        TIMES.set(left.saturating_sub(1));
+        if left == 0 { Ok(()) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+    }
 }
 
 fn long(bytes: &[u8], at: usize) -> u64 {

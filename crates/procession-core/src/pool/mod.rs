@@ -18,7 +18,7 @@ mod reader;
 mod supervisor;
 mod worker;
 
-pub use engine::{Engine, Event};
+pub use engine::{Engine, Event, Statistics};
 pub use job::{Job, Next, Order, Outcome};
 pub use message::{Definition, TaskId, Verdict};
 pub use supervisor::Reaction;

@@ -75,19 +75,27 @@ impl Engine {
 
     /// Reads what is there, unless another thread does anyway. Never blocks.
     pub fn poll(&self) {
-        if self.results.put_count() == self.results.get_count() {
-            return;
+        self.poll_all();
+    }
+
+    /// As [`poll`](Self::poll). Tells whether all that was there when it began is read, or another thread does it.
+    pub(super) fn poll_all(&self) -> bool {
+        let there = self.results.put_count();
+        if there == self.results.get_count() {
+            return true;
         }
         let mut state = self.state();
         if state.reading {
-            return;
+            return true;
         }
         state.reading = true;
         drop(state);
         while self.hear_what_is_there(BATCH) > 0 {}
+        let read = self.results.get_count() >= there;
         let mut state = self.state();
         state.reading = false;
         self.pass_on(&state);
+        read
     }
 
     /// If nobody reads: the next one that waits is asked to, else the doorbell.

@@ -3,7 +3,10 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -92,6 +95,8 @@ pub struct Worker {
     slot: usize,
     /// For the next task.
     room: Mutex<Vec<u8>>,
+    /// Whether it is going to be killed, for a task that took too long.
+    condemned: AtomicBool,
 }
 
 impl Worker {
@@ -105,7 +110,7 @@ impl Worker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the pool has no such place for a worker"));
         }
         port.control.enter(slot);
-        Ok(Self { port, slot, room: Mutex::default() })
+        Ok(Self { port, slot, room: Mutex::default(), condemned: AtomicBool::new(false) })
     }
 
     /// Preparations are over: from now on the end of this worker is no sign that others would end in the same way.
@@ -120,6 +125,9 @@ impl Worker {
     /// [`TakeError::Wait`] if a signal ended the wait or the deadline passed; another one if there is no memory for the
     /// task, which is then left to other workers.
     pub fn take(&self, wait: &mut Wait<'_>) -> Result<Option<Task>, TakeError> {
+        if self.condemned.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let mut room = std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let taken = self.port.tasks.take_with(wait, |message| {
@@ -155,7 +163,9 @@ impl Worker {
     /// If there is no memory for it: something shorter may be sent in its place.
     pub fn finish(&self, id: TaskId, verdict: Verdict, payload: &[&[u8]]) -> io::Result<()> {
         message::put(&self.port.results, &ResultHeader { id, verdict }.to_bytes(), payload)?;
-        self.port.control.served(self.slot);
+        if !self.port.control.served(self.slot) {
+            self.condemned.store(true, Ordering::Relaxed);
+        }
         let length: usize = payload.iter().map(|part| part.len()).sum();
         if self.port.control.alarm().is_due(|| self.port.results.put_count(), length >= LARGE) {
             // It fails only when it rings already.

@@ -179,6 +179,8 @@ impl PoolEngine {
         loop {
             match py.detach(|| engine.run())? {
                 Event::Over => return Ok(None),
+                // No limit was set: the standard package has none.
+                Event::Overdue(_) => {}
                 Event::Ended(place) => return place.into_py_any(py).map(Some),
                 Event::Finished(job) => {
                     let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());
