@@ -43,6 +43,18 @@ impl Dispatch {
         job
     }
 
+    /// Has the face be told of the end of a job. False if that has come already.
+    pub(super) fn notify(&mut self, job: &Job) -> bool {
+        if job.is_done() {
+            return false;
+        }
+        if !job.notifies() {
+            job.notify();
+            self.notifying += 1;
+        }
+        true
+    }
+
     /// The outcome of a task. Those of unknown tasks, and second ones, change nothing.
     pub(super) fn deliver(&mut self, id: TaskId, outcome: Outcome) -> Change {
         let Some(job) = self.jobs.get(&id.job) else {
@@ -129,6 +141,22 @@ mod tests {
         );
         assert!(dispatch.is_idle());
         assert!(matches!(dispatch.deliver(task(0), outcome(Verdict::Done)), Change::None));
+    }
+
+    #[test]
+    fn the_face_may_ask_later_on_to_be_told() {
+        let mut dispatch = Dispatch::default();
+        let job = dispatch.open(Order::Collected, false);
+        dispatch.seal(job.id(), 1);
+        for _ in 0..2 {
+            assert!(dispatch.notify(&job));
+            assert!(dispatch.notifies());
+        }
+        let id = TaskId { job: job.id(), index: 0 };
+        assert!(matches!(dispatch.deliver(id, outcome(Verdict::Done)), Change::Done(done) if done.notifies()));
+        assert!(!dispatch.notifies());
+        assert!(!dispatch.notify(&job), "it is done");
+        assert!(job.is_settled(), "nothing is to be waited for but its end");
     }
 
     #[test]

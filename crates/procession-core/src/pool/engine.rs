@@ -46,7 +46,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 /// What [`Engine::run`] has to tell the face.
 #[derive(Debug)]
 pub enum Event {
-    /// A job that was opened with `notify` is done.
+    /// A job that was opened with `notify`, or for which [`Engine::notify`] was called, is done.
     Finished(Arc<Job>),
     /// The worker of this slot has ended: reap it, and call [`Engine::retire`].
     Ended(usize),
@@ -359,6 +359,17 @@ impl Engine {
             }
         }
         job
+    }
+
+    /// Has [`run`](Self::run) tell of the end of a job that was opened without `notify`. Nobody who waits for the job
+    /// waits for the face to have been told. False if the job is done already: there is nothing to tell then.
+    pub fn notify(&self, job: &Job) -> bool {
+        let mut state = self.state();
+        let due = state.dispatch.notify(job);
+        if due && !state.reading {
+            self.arm(&state);
+        }
+        due
     }
 
     /// Gives a task to the workers. Does not block, but for other threads doing the same.

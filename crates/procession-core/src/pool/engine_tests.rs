@@ -329,3 +329,23 @@ fn nothing_is_admitted_once_the_pool_is_closed() {
     engine.terminate();
     assert!(engine.admit(Order::Collected, false, None).is_none());
 }
+
+#[test]
+fn the_face_is_told_of_what_it_asks_for_later_on() {
+    let engine = Engine::create(1).unwrap();
+    let slot = engine.hire().unwrap().unwrap();
+    for already_there in [true, false] {
+        let job = job_of(&engine, Order::Collected, 1);
+        thread::scope(|scope| {
+            if already_there {
+                work(&engine, slot, 1, soon());
+            }
+            assert!(engine.notify(&job));
+            if !already_there {
+                scope.spawn(|| work(&engine, slot, 1, soon()));
+            }
+            assert!(matches!(engine.run().unwrap(), Event::Finished(done) if done.id() == job.id()));
+        });
+        assert!(!engine.notify(&job));
+    }
+}

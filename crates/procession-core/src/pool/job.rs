@@ -60,8 +60,8 @@ pub enum Next {
 pub struct Job {
     id: u64,
     order: Order,
-    /// Whether the face wants to be told when it is done.
-    notify: bool,
+    /// Whether the face wants to be told when it is done. Set under the engine's lock.
+    notify: AtomicBool,
     done: AtomicBool,
     /// Whether the face has done what it had to when the job was done.
     settled: AtomicBool,
@@ -119,7 +119,7 @@ impl Job {
         Self {
             id,
             order,
-            notify,
+            notify: AtomicBool::new(notify),
             done: AtomicBool::new(false),
             settled: AtomicBool::new(!notify),
             word: AtomicU32::new(0),
@@ -139,7 +139,11 @@ impl Job {
 
     /// Whether the face is told of its end.
     pub fn notifies(&self) -> bool {
-        self.notify
+        self.notify.load(Ordering::Acquire)
+    }
+
+    pub(super) fn notify(&self) {
+        self.notify.store(true, Ordering::Release);
     }
 
     /// Whether all its outcomes are in.
