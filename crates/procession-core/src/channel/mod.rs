@@ -15,6 +15,7 @@ mod published;
 mod put;
 mod queue;
 mod ring;
+mod room;
 mod sleepers;
 mod spill;
 mod take;

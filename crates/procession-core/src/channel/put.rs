@@ -109,6 +109,9 @@ impl Ring {
         bound: Option<u64>,
         patience: &mut Wait<'_>,
     ) -> Result<Delivered, PutError> {
+        if let [first, ..] = messages {
+            self.wait_for_window(first, patience);
+        }
         let held = Held::acquire(&self.map().header().producers.lock, patience)?;
         self.put_holding(held, messages, bound)
     }
