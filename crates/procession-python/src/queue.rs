@@ -82,7 +82,7 @@ fn put_error(py: Python<'_>, error: PutError) -> PyErr {
     match error {
         PutError::Full | PutError::Busy | PutError::Wait(_) => full(py),
         PutError::Memory(error) => lacking(error),
-        damaged @ PutError::Damaged => PyOSError::new_err(damaged.to_string()),
+        other @ (PutError::Damaged | PutError::Descriptors(_)) => PyOSError::new_err(other.to_string()),
     }
 }
 

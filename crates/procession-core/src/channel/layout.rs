@@ -7,7 +7,8 @@
 //! | from [`SPILL_AT`]  | the spill: what did not fit the window | pread, pwrite |
 //!
 //! Both areas are rings of bytes of their own: positions count all bytes that ever went through, and are reduced when
-//! memory is touched. A message is a record: its length in eight bytes, the bytes, and padding to a multiple of eight.
+//! memory is touched. A message is a record: its length in eight bytes, the bytes, and padding to a multiple of eight. If it
+//! has descriptors with it, the length is marked ([`ACCOMPANIED`]), and the bytes begin with their ticket (`courier.rs`).
 #![allow(unsafe_code)]
 
 use std::{mem::MaybeUninit, ptr::NonNull};
@@ -35,8 +36,13 @@ pub(super) const SPILL: u64 = FILE - SPILL_AT;
 /// The length that precedes each message.
 pub(super) const PREFIX: u64 = 8;
 
+/// In the length: the message has descriptors with it, and the first [`TICKET`] bytes say which. No message is so long.
+pub(super) const ACCOMPANIED: u64 = 1 << 63;
+/// How long a ticket is.
+pub(super) const TICKET: usize = 8;
+
 /// "prcring" and the version of the layout.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"prcring\x01");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"prcring\x02");
 
 /// How much room a message of `length` bytes takes; `None` if that cannot be represented.
 pub(super) fn record(length: u64) -> Option<u64> {
@@ -60,6 +66,7 @@ pub(super) const SPILL_HEAD: usize = 1;
 /// | `tail` | holder of `producer` | how many messages were ever put, and where they end |
 /// | `seen_*` | holder of `producer` | lower bounds of `head`, so that the consumers' line is left alone |
 /// | `secured` | holder of `producer` | how much of the window has memory behind it |
+/// | `ticket` | holder of `producer` | the last ticket that was given to descriptors, from one on |
 /// | `consumer` | consumers | held while a message is taken out |
 /// | `head` | holder of `consumer` | how many messages were ever taken, and where the next begins |
 /// | `seen_window_tail` | holder of `consumer` | a lower bound of the window's tail |
@@ -96,6 +103,7 @@ pub(super) struct Seen {
     pub(super) window_head: AtomicU64,
     pub(super) spill_head: AtomicU64,
     pub(super) secured: AtomicU64,
+    pub(super) ticket: AtomicU64,
 }
 
 /// The line of the consumers, which producers read when they run out of room.

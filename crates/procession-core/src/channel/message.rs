@@ -1,10 +1,10 @@
 //! A message that is about to be taken.
 #![allow(unsafe_code)]
 
-use std::{io, mem::MaybeUninit, sync::Mutex};
+use std::{io, mem::MaybeUninit, os::fd::OwnedFd, sync::Mutex};
 
 use super::{
-    layout::{PREFIX, as_uninit},
+    layout::{ACCOMPANIED, TICKET, as_uninit},
     ring::Ring,
     spill::Spill,
 };
@@ -22,13 +22,24 @@ pub struct Message<'a> {
     ring: &'a Ring,
     sequence: u64,
     length: u64,
+    /// Of its descriptors; zero if it has none.
+    ticket: u64,
     place: Place,
 }
 
+/// Where the bytes are.
 #[derive(Debug)]
 pub(super) enum Place {
-    Window { position: u64 },
-    Spill { position: u64, base: u64, ahead: Box<Ahead> },
+    Window {
+        position: u64,
+    },
+    /// What was read ahead has something else before them: so many bytes.
+    Spill {
+        position: u64,
+        base: u64,
+        ahead: Box<Ahead>,
+        skip: usize,
+    },
 }
 
 /// What was read from the spill along with the length: all of a small message.
@@ -65,15 +76,15 @@ impl Ahead {
             Some(bytes) => into.copy_from_slice(bytes),
             None => spill.read(position, as_uninit(into))?,
         }
-        cache.small = ahead.length() <= SMALL;
+        cache.small = ahead.prefix() & !ACCOMPANIED <= SMALL;
         if !cache.small {
             cache.bytes = Vec::new();
         }
         Ok(ahead)
     }
 
-    /// The length of the message.
-    pub(super) fn length(&self) -> u64 {
+    /// The length of the message, as it stands there.
+    pub(super) fn prefix(&self) -> u64 {
         self.bytes.first_chunk().map_or(0, |prefix| u64::from_le_bytes(*prefix))
     }
 }
@@ -100,7 +111,27 @@ impl ReadAhead {
 impl<'a> Message<'a> {
     #[inline]
     pub(super) fn new(ring: &'a Ring, sequence: u64, length: u64, place: Place) -> Self {
-        Self { ring, sequence, length, place }
+        Self { ring, sequence, length, ticket: 0, place }
+    }
+
+    /// A message whose bytes begin with the ticket of its descriptors; `None` if it has not so many.
+    pub(super) fn accompanied(mut self) -> io::Result<Option<Self>> {
+        let mut ticket = [0; TICKET];
+        if self.length < TICKET as u64 {
+            return Ok(None);
+        }
+        self.copy_from(0, as_uninit(&mut ticket))?;
+        self.ticket = u64::from_le_bytes(ticket);
+        self.length -= TICKET as u64;
+        match &mut self.place {
+            Place::Window { position } => *position += TICKET as u64,
+            Place::Spill { position, skip, .. } => {
+                *position += TICKET as u64;
+                *skip += TICKET;
+            }
+        }
+        // No producer gives out the number zero.
+        Ok(Some(self).filter(|message| message.ticket != 0))
     }
 
     pub(super) fn is_spilled(&self) -> bool {
@@ -134,8 +165,8 @@ impl<'a> Message<'a> {
         let into = &mut into[..length];
         match &self.place {
             Place::Window { position } => self.ring.map().read_window(position + offset.min(self.length), into),
-            Place::Spill { position, base, ahead } => {
-                let known = &ahead.bytes[PREFIX as usize..ahead.length];
+            Place::Spill { position, base, ahead, skip } => {
+                let known = &ahead.bytes[*skip..ahead.length];
                 let known = &known[known.len().min(offset as usize)..];
                 let known = &known[..known.len().min(length)];
                 let (first, rest) = into.split_at_mut(known.len());
@@ -148,6 +179,30 @@ impl<'a> Message<'a> {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Whether it has descriptors with it.
+    #[inline]
+    pub fn has_descriptors(&self) -> bool {
+        self.ticket != 0
+    }
+
+    /// Copies of the descriptors that are with it, closed on exec. The message still has them until it is taken out.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if this process has no room for them; [`io::ErrorKind::Unsupported`] if it has the ring without its
+    /// courier; [`io::ErrorKind::InvalidData`] if another process took them.
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        if !self.has_descriptors() {
+            return Ok(Vec::new());
+        }
+        let without = || io::Error::new(io::ErrorKind::Unsupported, "the queue is attached without its courier");
+        self.ring.its_courier().ok_or_else(without)?.copy(self.ticket)
     }
 
     /// The bytes.

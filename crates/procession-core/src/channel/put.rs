@@ -1,10 +1,12 @@
 //! Putting messages.
 
-use std::io;
+use std::{io, os::fd::BorrowedFd};
 
 use super::{
+    courier::Courier,
     layout::{
-        PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT, WINDOW_HEAD, WINDOW_STEP, WINDOW_TAIL, record,
+        ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT, WINDOW_HEAD, WINDOW_STEP,
+        WINDOW_TAIL, record,
     },
     ring::{Delivered, Held, Ring},
     spill::{self, Spill},
@@ -12,6 +14,7 @@ use super::{
 use crate::{
     loom::Ordering::{Acquire, Relaxed, Release},
     sync::{Slices, Wait, WaitError, spin},
+    sys::rights,
 };
 
 /// Why a message was not put.
@@ -29,6 +32,9 @@ pub enum PutError {
     /// There is no memory for the message.
     #[error("no memory for the message: {0}")]
     Memory(io::Error),
+    /// The descriptors can't go along: there are more than 253, or the ring has no courier.
+    #[error("the descriptors can't be sent with the message: {0}")]
+    Descriptors(io::Error),
     /// The shared memory holds what no ring can: another process wrote there.
     #[error("the shared memory of the queue is damaged")]
     Damaged,
@@ -142,7 +148,7 @@ impl Ring {
         let mut written = 0;
         for parts in &messages[..=last as usize] {
             let position = tail;
-            match self.write(&mut tail, parts) {
+            match self.write(&mut tail, parts, 0) {
                 Ok(()) => {
                     last_but_one = position;
                     written += 1;
@@ -164,6 +170,119 @@ impl Ring {
         Ok(Delivered { count: written, doorbell: header.sleepers.doorbell.load(Relaxed) != 0 })
     }
 
+    /// [`put`](Self::put), with descriptors that go along: whoever takes the message gets copies of them. The caller
+    /// keeps its own. Waits also while as many descriptors are on their way as the system allows (a few hundred
+    /// messages with descriptors).
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put), and [`PutError::Descriptors`].
+    pub fn put_with(
+        &self,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        bound: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        let mut room = CourierRoom::new();
+        loop {
+            match self.put_now_with(parts, descriptors, bound, wait) {
+                Err(PutError::Full) => room.wait(self, bound, wait)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// [`put_with`](Self::put_with) without waiting for room; `patience` is for the moments in which another producer is
+    /// at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_now`](Self::put_now), and [`PutError::Descriptors`].
+    pub fn put_now_with(
+        &self,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        bound: Option<u64>,
+        patience: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        if descriptors.is_empty() {
+            return self.put_now(&[parts], bound, patience);
+        }
+        let held = Held::acquire(&self.map().header().producers.lock, patience)?;
+        self.put_accompanied(held, parts, descriptors, bound)
+    }
+
+    /// [`put_with`](Self::put_with) without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_put`](Self::try_put), and [`PutError::Descriptors`].
+    pub fn try_put_with(
+        &self,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        bound: Option<u64>,
+    ) -> Result<Delivered, PutError> {
+        if descriptors.is_empty() {
+            return self.try_put(parts, bound);
+        }
+        let held = Held::try_acquire(&self.map().header().producers.lock).ok_or(PutError::Busy)?;
+        self.put_accompanied(held, parts, descriptors, bound)
+    }
+
+    /// See PROTOCOL.md, "A message has descriptors".
+    fn put_accompanied(
+        &self,
+        held: Held<'_>,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        bound: Option<u64>,
+    ) -> Result<Delivered, PutError> {
+        let refused = |kind, what| Err(PutError::Descriptors(io::Error::new(kind, what)));
+        let Some(courier) = self.its_courier() else {
+            return refused(io::ErrorKind::Unsupported, "the queue was made for bytes alone");
+        };
+        if descriptors.len() > rights::MOST {
+            return refused(io::ErrorKind::InvalidInput, "a message can have at most 253");
+        }
+        let header = self.map().header();
+        let before = header.sleepers.getters.before();
+        let (put_count, mut tail) = header.producers.tail.read();
+        if self.allowed(put_count, bound) == 0 {
+            return Err(PutError::Full);
+        }
+        let ticket = header.seen.ticket.load(Relaxed) + 1;
+        header.seen.ticket.store(ticket, Relaxed);
+        let number = ticket.to_le_bytes();
+        let parts: Vec<&[u8]> = std::iter::once(number.as_slice()).chain(parts.iter().copied()).collect();
+        self.write(&mut tail, &parts, ACCOMPANIED)?;
+        super::point();
+        if !self.send(courier, ticket, descriptors)? {
+            return Err(PutError::Full);
+        }
+        super::point();
+        header.producers.tail.publish(put_count + 1, tail);
+        super::point();
+        drop(held);
+        header.sleepers.getters.wake(&header.producers.tail.count, before, 1);
+        Ok(Delivered { count: 1, doorbell: header.sleepers.doorbell.load(Relaxed) != 0 })
+    }
+
+    /// Hands descriptors to the courier. False if that is full. Only for the holder of the producer lock.
+    fn send(&self, courier: &Courier, ticket: u64, descriptors: &[BorrowedFd<'_>]) -> Result<bool, PutError> {
+        if courier.send(ticket, descriptors).map_err(PutError::Descriptors)? {
+            return Ok(true);
+        }
+        // Of an empty ring's courier all is left behind by the dead, and nobody would ever make room.
+        let consumers = Held::try_acquire(&self.map().header().consumers.lock);
+        if consumers.is_none() || !self.is_empty() {
+            return Ok(false);
+        }
+        courier.clear();
+        courier.send(ticket, descriptors).map_err(PutError::Descriptors)
+    }
+
     /// How many messages may be put.
     #[inline]
     fn allowed(&self, put_count: u64, bound: Option<u64>) -> u64 {
@@ -180,9 +299,9 @@ impl Ring {
         }
     }
 
-    /// Writes a message behind the tail, and moves that (only the caller's copy of it).
+    /// Writes a message behind the tail, and moves that (only the caller's copy of it). `mark` goes into its prefix.
     #[inline]
-    fn write(&self, tail: &mut [u64; 3], parts: &[&[u8]]) -> Result<(), PutError> {
+    fn write(&self, tail: &mut [u64; 3], parts: &[&[u8]], mark: u64) -> Result<(), PutError> {
         let length = parts.iter().fold(0_u64, |sum, part| sum + part.len() as u64);
         let size = record(length).ok_or(PutError::Damaged)?;
         let seen = &self.map().header().seen;
@@ -198,12 +317,12 @@ impl Ring {
             seen.window_head.store(head[WINDOW_HEAD], Release);
             seen.spill_head.store(head[SPILL_HEAD], Release);
             if !fits(tail) {
-                return self.write_to_spill(tail, parts, length, size);
+                return self.write_to_spill(tail, parts, length | mark, size);
             }
         }
         let start = tail[WINDOW_TAIL];
         self.secure_window(start, size)?;
-        self.map().write_window(start, &length.to_le_bytes());
+        self.map().write_window(start, &(length | mark).to_le_bytes());
         let mut position = start + PREFIX;
         for part in parts {
             super::point();
@@ -232,7 +351,7 @@ impl Ring {
     }
 
     #[cold]
-    fn write_to_spill(&self, tail: &mut [u64; 3], parts: &[&[u8]], length: u64, size: u64) -> Result<(), PutError> {
+    fn write_to_spill(&self, tail: &mut [u64; 3], parts: &[&[u8]], prefix: u64, size: u64) -> Result<(), PutError> {
         let header = self.map().header();
         let used = tail[SPILL_TAIL].wrapping_sub(header.seen.spill_head.load(Acquire));
         let (_, published) = header.producers.tail.read();
@@ -250,9 +369,42 @@ impl Ring {
             return Err(PutError::Memory(io::ErrorKind::StorageFull.into()));
         }
         Spill::new(self.map(), tail[SPILL_BASE])
-            .write_record(tail[SPILL_TAIL], parts, length)
+            .write_record(tail[SPILL_TAIL], parts, prefix)
             .map_err(PutError::Memory)?;
         tail[SPILL_TAIL] += size;
         Ok(())
+    }
+}
+
+/// How a producer waits that has found no room, be it in the ring or for its descriptors.
+#[derive(Debug)]
+pub(super) struct CourierRoom {
+    slices: Slices,
+    /// Whether the courier seemed to have room, and then had none.
+    deceived: bool,
+}
+
+impl CourierRoom {
+    pub(super) fn new() -> Self {
+        Self { slices: Slices::new(), deceived: false }
+    }
+
+    /// Waits until there is room, or there may be: for a slice at most.
+    pub(super) fn wait(&mut self, ring: &Ring, bound: Option<u64>, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let deceived = std::mem::take(&mut self.deceived);
+        let full = bound.is_some_and(|bound| ring.len() >= bound);
+        match ring.its_courier() {
+            Some(courier) if !full && !deceived => {
+                courier.wait_for_room(wait)?;
+                self.deceived = true;
+                Ok(())
+            }
+            // The user has too many descriptors on their way, elsewhere as well: nobody tells when that is over.
+            Some(_) if !full => {
+                let (sleepers, count) = (&ring.map().header().sleepers, &ring.map().header().consumers.head.count);
+                sleepers.putters.sleep(count, ring.get_count(), wait, self.slices.next())
+            }
+            _ => ring.wait_for_room(bound, wait, &mut self.slices),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     message::Message,
     pollable::Pollable,
-    put::PutError,
+    put::{CourierRoom, PutError},
     ring::{Delivered, Ring},
     take::TakeError,
 };
@@ -72,7 +72,21 @@ impl Queue {
     ///
     /// If descriptors or memory are lacking.
     pub fn create(bound: Option<u64>) -> io::Result<Self> {
-        let shared = Arc::new(Shared { ring: Ring::create("procession-queue")?, pollable: Pollable::create()? });
+        Self::new(bound, Ring::create("procession-queue")?)
+    }
+
+    /// [`create`](Self::create), with a courier: messages may have descriptors with them
+    /// ([`put_with`](Self::put_with)). Those that have none cost what they cost without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_with_courier(bound: Option<u64>) -> io::Result<Self> {
+        Self::new(bound, Ring::create_with_courier("procession-queue")?)
+    }
+
+    fn new(bound: Option<u64>, ring: Ring) -> io::Result<Self> {
+        let shared = Arc::new(Shared { ring, pollable: Pollable::create()? });
         let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(shared.ring.segment().id(), Arc::downgrade(&shared));
         Ok(Self { shared, bound })
@@ -85,19 +99,58 @@ impl Queue {
     ///
     /// As [`Ring::attach`].
     pub fn attach(bound: Option<u64>, ring: OwnedFd, pollable: OwnedFd) -> io::Result<Self> {
+        Self::attached(bound, ring, pollable, None)
+    }
+
+    /// [`attach`](Self::attach), with the [descriptors of the courier](Self::courier).
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::attach_with_courier`].
+    pub fn attach_with_courier(
+        bound: Option<u64>,
+        ring: OwnedFd,
+        pollable: OwnedFd,
+        courier: [OwnedFd; 2],
+    ) -> io::Result<Self> {
+        Self::attached(bound, ring, pollable, Some(courier))
+    }
+
+    fn attached(
+        bound: Option<u64>,
+        ring: OwnedFd,
+        pollable: OwnedFd,
+        courier: Option<[OwnedFd; 2]>,
+    ) -> io::Result<Self> {
         let ring = Ring::attach(ring)?;
         let id = ring.segment().id();
+        // Dropped only after the table is free again: it may turn out to be the last one, and its end looks there.
+        let present;
         let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = known.get(&id).and_then(Weak::upgrade) {
-            if shared.pollable.as_fd().as_raw_fd() == pollable.as_raw_fd() {
-                // The very descriptor that is in use.
-                let _ = pollable.into_raw_fd();
+        present = known.get(&id).and_then(Weak::upgrade);
+        if let Some(shared) = present.as_ref().filter(|shared| courier.is_none() || shared.ring.courier().is_some()) {
+            let in_use: Vec<_> = shared.ring.courier().into_iter().flatten().chain([shared.pollable.as_fd()]).collect();
+            for descriptor in courier.into_iter().flatten().chain([pollable]) {
+                if in_use.iter().any(|used| used.as_raw_fd() == descriptor.as_raw_fd()) {
+                    // The very descriptor that is in use.
+                    let _ = descriptor.into_raw_fd();
+                }
             }
-            return Ok(Self { shared, bound });
+            return Ok(Self { shared: shared.clone(), bound });
         }
+        let ring = match courier {
+            Some(courier) => ring.with_courier(courier)?,
+            None => ring,
+        };
         let shared = Arc::new(Shared { ring, pollable: Pollable::from_fd(pollable)? });
         known.insert(id, Arc::downgrade(&shared));
         Ok(Self { shared, bound })
+    }
+
+    /// What another process needs for [`attach_with_courier`](Self::attach_with_courier), beside the bound and the other
+    /// [descriptors](Self::descriptors); `None` if messages can't have descriptors with them.
+    pub fn courier(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        self.ring().courier()
     }
 
     /// What another process needs to [attach](Self::attach), beside the bound.
@@ -147,16 +200,28 @@ impl Queue {
 
     /// Puts what fits, with the descriptor seen to.
     fn put_fitting(&self, messages: &[&[&[u8]]], wait: &mut Wait<'_>) -> Result<u64, PutError> {
+        self.put_seen_to(wait, |ring, wait| match wait {
+            Some(wait) => ring.put_now(messages, self.bound, wait),
+            None => ring.try_put_many(messages, self.bound),
+        })
+    }
+
+    /// `put` puts what fits, without waiting for room; without a wait, it waits for nothing.
+    #[inline]
+    fn put_seen_to(
+        &self,
+        wait: &mut Wait<'_>,
+        put: impl Fn(&Ring, Option<&mut Wait<'_>>) -> Result<Delivered, PutError>,
+    ) -> Result<u64, PutError> {
         let ring = self.ring();
         while ring.doorbell() {
-            let put = || ring.try_put_many(messages, self.bound);
-            match self.shared.pollable.announced(ring, wait, put)? {
+            match self.shared.pollable.announced(ring, wait, || put(ring, None))? {
                 // Waited for without the lock that the other may be about to take.
                 Err(PutError::Busy) => ring.wait_for_turn(wait)?,
                 put => return put.map(|delivered| delivered.count),
             }
         }
-        let delivered = ring.put_now(messages, self.bound, wait)?;
+        let delivered = put(ring, Some(wait))?;
         if delivered.doorbell {
             self.shared.pollable.settle(ring);
         }
@@ -187,6 +252,57 @@ impl Queue {
     /// As [`Ring::put_now`].
     pub fn put_now(&self, parts: &[&[u8]], patience: &mut Wait<'_>) -> Result<(), PutError> {
         self.put_fitting(&[parts], patience).map(drop)
+    }
+
+    /// [`put`](Self::put), with descriptors that go along. See [`Ring::put_with`].
+    ///
+    /// ```
+    /// use procession_core::{channel::Queue, sync::Wait};
+    /// use std::os::fd::AsFd;
+    ///
+    /// let queue = Queue::create_with_courier(None)?;
+    /// let lent = std::io::stdout();
+    /// queue.put_with(&[b"stdout"], &[lent.as_fd()], &mut Wait::forever()).unwrap();
+    /// let descriptors = queue.take_with(&mut Wait::forever(), |message| message.descriptors()).unwrap();
+    /// assert_eq!(descriptors.len(), 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put_with`].
+    pub fn put_with(
+        &self,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        wait: &mut Wait<'_>,
+    ) -> Result<(), PutError> {
+        let mut room = CourierRoom::new();
+        loop {
+            match self.put_now_with(parts, descriptors, wait) {
+                Err(PutError::Full) => room.wait(self.ring(), self.bound, wait)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// [`put_with`](Self::put_with) if there is room, for the message and its descriptors. `patience` is for the moments in
+    /// which another producer is at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put_now_with`].
+    pub fn put_now_with(
+        &self,
+        parts: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        patience: &mut Wait<'_>,
+    ) -> Result<(), PutError> {
+        let put = self.put_seen_to(patience, |ring, wait| match wait {
+            Some(wait) => ring.put_now_with(parts, descriptors, self.bound, wait),
+            None => ring.try_put_with(parts, descriptors, self.bound),
+        });
+        put.map(drop)
     }
 
     /// Puts one message without waiting for anything.

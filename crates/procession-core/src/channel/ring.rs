@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    courier::Courier,
     layout::{FILE, MAGIC, Map, SPILL_AT, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT},
     message::ReadAhead,
     spill,
@@ -43,6 +44,7 @@ pub struct Delivered {
 pub struct Ring {
     map: Map,
     ahead: Arc<Mutex<ReadAhead>>,
+    courier: Option<Courier>,
 }
 
 impl Ring {
@@ -78,7 +80,39 @@ impl Ring {
     }
 
     fn new(segment: Segment) -> Option<Self> {
-        Map::new(segment).map(|map| Self { map, ahead: Arc::default() })
+        Map::new(segment).map(|map| Self { map, ahead: Arc::default(), courier: None })
+    }
+
+    /// [`create`](Self::create), with a courier: messages may have descriptors with them. That takes two sockets more.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_with_courier(name: &str) -> io::Result<Self> {
+        Ok(Self { courier: Some(Courier::create()?), ..Self::create(name)? })
+    }
+
+    /// [`attach`](Self::attach), with the [descriptors of its courier](Self::courier), which are kept or closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), and [`io::ErrorKind::InvalidData`] if those of the courier are something else.
+    pub fn attach_with_courier(fd: OwnedFd, courier: [OwnedFd; 2]) -> io::Result<Self> {
+        Self::attach(fd)?.with_courier(courier)
+    }
+
+    pub(super) fn with_courier(self, courier: [OwnedFd; 2]) -> io::Result<Self> {
+        Ok(Self { courier: Some(Courier::attach(courier)?), ..self })
+    }
+
+    /// What another process needs for [`attach_with_courier`](Self::attach_with_courier), beside the ring's own
+    /// descriptor; `None` if messages can't have descriptors with them.
+    pub fn courier(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        self.courier.as_ref().map(Courier::descriptors)
+    }
+
+    pub(super) fn its_courier(&self) -> Option<&Courier> {
+        self.courier.as_ref()
     }
 
     /// The memory it is in.

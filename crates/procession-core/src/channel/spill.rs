@@ -5,7 +5,7 @@
 
 use std::{io, mem::MaybeUninit, os::fd::AsFd};
 
-use super::layout::{Map, PREFIX, SPILL, SPILL_AT, SPILL_BASE, SPILL_HEAD, SPILL_TAIL};
+use super::layout::{ACCOMPANIED, Map, PREFIX, SPILL, SPILL_AT, SPILL_BASE, SPILL_HEAD, SPILL_TAIL};
 use crate::loom::Ordering::{Acquire, Relaxed, Release};
 
 /// How much that was read is left before memory is given back, and how much is kept for good.
@@ -45,8 +45,9 @@ impl<'a> Spill<'a> {
     }
 
     /// Writes a record. The caller has checked that there is room.
-    pub(super) fn write_record(&self, position: u64, parts: &[&[u8]], length: u64) -> io::Result<()> {
-        let prefix = length.to_le_bytes();
+    pub(super) fn write_record(&self, position: u64, parts: &[&[u8]], prefix: u64) -> io::Result<()> {
+        let length = prefix & !ACCOMPANIED;
+        let prefix = prefix.to_le_bytes();
         if length as usize <= TOGETHER {
             let mut record = Vec::with_capacity(prefix.len() + length as usize);
             record.extend_from_slice(&prefix);

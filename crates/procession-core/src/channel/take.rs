@@ -3,7 +3,9 @@
 use std::io;
 
 use super::{
-    layout::{PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, as_uninit, record},
+    layout::{
+        ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, as_uninit, record,
+    },
     message::{Ahead, Message, Place},
     ring::{Delivered, Held, Ring},
     spill::{self, Spill},
@@ -174,10 +176,15 @@ impl Ring {
         let mut last_but_one = head;
         let mut taken = 0;
         let mut spilled = false;
+        let mut ticket = 0;
         while taken < most.max(1) {
             let Some((message, next)) = self.message_at(get_count + taken, &head, taken == 0)? else {
                 break;
             };
+            if ticket != 0 && message.has_descriptors() {
+                // Its packet is behind that of the other one, where nobody can look.
+                break;
+            }
             super::point();
             match read(&message) {
                 Ok(()) => {}
@@ -185,6 +192,7 @@ impl Ring {
                 Err(error) => return Err(error.into()),
             }
             spilled |= message.is_spilled();
+            ticket |= message.ticket();
             last_but_one = head;
             head = next;
             taken += 1;
@@ -198,6 +206,9 @@ impl Ring {
         }
         header.consumers.head.publish(get_count + taken, head);
         super::point();
+        if ticket != 0 {
+            self.take_descriptors_out(ticket);
+        }
         drop(held);
         header.sleepers.putters.wake(&header.consumers.head.count, before, taken);
         if spilled && spill::left_much(self.map()) {
@@ -235,10 +246,38 @@ impl Ring {
         let mut prefix = [0; PREFIX as usize];
         self.map().read_window(head[WINDOW_HEAD], as_uninit(&mut prefix));
         let length = u64::from_le_bytes(prefix);
-        let size = record(length).filter(|&size| size <= left).ok_or(TakeError::Damaged)?;
         let place = Place::Window { position: head[WINDOW_HEAD] + PREFIX };
+        let Some(size) = record(length).filter(|&size| size <= left) else {
+            // The mark makes the length an impossible one, so that only who has it pays for it.
+            let (message, size) = self.accompanied_at(sequence, length, left, place)?;
+            return Ok(Some((message, [head[WINDOW_HEAD] + size, head[SPILL_HEAD]])));
+        };
         let next = [head[WINDOW_HEAD] + size, head[SPILL_HEAD]];
         Ok(Some((Message::new(self, sequence, length, place), next)))
+    }
+
+    /// A message with descriptors, and the size of its record, if that is what the prefix says.
+    #[cold]
+    fn accompanied_at(
+        &self,
+        sequence: u64,
+        prefix: u64,
+        left: u64,
+        place: Place,
+    ) -> Result<(Message<'_>, u64), TakeError> {
+        let length = prefix & !ACCOMPANIED;
+        let size = record(length).filter(|&size| size <= left && prefix != length).ok_or(TakeError::Damaged)?;
+        let message = Message::new(self, sequence, length, place).accompanied()?;
+        message.map(|message| (message, size)).ok_or(TakeError::Damaged)
+    }
+
+    /// After the head was moved past the message (PROTOCOL.md, "A message has descriptors").
+    #[cold]
+    fn take_descriptors_out(&self, ticket: u64) {
+        if let Some(courier) = self.its_courier() {
+            courier.take_out(ticket);
+        }
+        super::point();
     }
 
     #[cold]
@@ -258,10 +297,13 @@ impl Ring {
             spill.discard_read(head[SPILL_HEAD]);
         }
         let ahead = Ahead::read(self.ahead(), &spill, head[SPILL_HEAD], left)?;
-        let length = ahead.length();
-        let size = record(length).filter(|&size| size <= left).ok_or(TakeError::Damaged)?;
-        let place = Place::Spill { position: head[SPILL_HEAD] + PREFIX, base: tail[SPILL_BASE], ahead };
-        let next = [head[WINDOW_HEAD], head[SPILL_HEAD] + size];
-        Ok((Message::new(self, sequence, length, place), next))
+        let prefix = ahead.prefix();
+        let (position, base) = (head[SPILL_HEAD] + PREFIX, tail[SPILL_BASE]);
+        let place = Place::Spill { position, base, ahead, skip: PREFIX as usize };
+        let (message, size) = match record(prefix).filter(|&size| size <= left) {
+            Some(size) => (Message::new(self, sequence, prefix, place), size),
+            None => self.accompanied_at(sequence, prefix, left, place)?,
+        };
+        Ok((message, [head[WINDOW_HEAD], head[SPILL_HEAD] + size]))
     }
 }

@@ -162,7 +162,7 @@ pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<(
     loop {
         match ring.put(parts, None, &mut Wait::forever()) {
             Ok(_) => return Ok(()),
-            Err(PutError::Memory(error)) => return Err(error),
+            Err(PutError::Memory(error) | PutError::Descriptors(error)) => return Err(error),
             Err(PutError::Damaged) => return Err(io::Error::other("the shared memory of the pool is damaged")),
             // Nothing was to be waited for but the lock.
             Err(PutError::Full | PutError::Busy | PutError::Wait(_)) => {}

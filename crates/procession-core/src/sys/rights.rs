@@ -25,7 +25,6 @@ pub(crate) enum Take {
     /// A packet.
     Packet,
     /// A packet, which stays there for the next call. The descriptors are copies.
-    #[allow(dead_code)]
     Peek,
 }
 
