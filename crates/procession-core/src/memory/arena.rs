@@ -100,6 +100,18 @@ impl Block {
         Ok(Self::new(segment, offset, size, Some(forks)))
     }
 
+    /// A block in a segment of its own, of any size, zeroed. The segment goes with it.
+    pub(super) fn alone(size: usize) -> io::Result<Self> {
+        // As many as the kernel can map, less what rounding up may add.
+        if size > isize::MAX as usize / 2 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no segment can be so large"));
+        }
+        let size = size.max(1).next_multiple_of(LINE);
+        let segment = Segment::create("procession-data", HEADER + size, 0)?;
+        segment.secure(0, segment.len() as u64)?;
+        Ok(Self::new(segment, HEADER, size, None))
+    }
+
     fn new(segment: Segment, offset: usize, size: usize, forks: Option<u32>) -> Self {
         Self { segment, offset, size, forks, handed_over: AtomicBool::new(false) }
     }
@@ -111,7 +123,7 @@ impl Block {
     /// [`io::ErrorKind::InvalidData`] if handle and descriptor do not belong together or the block lies outside.
     pub fn attach(handle: BlockHandle, fd: OwnedFd, size: usize) -> io::Result<Self> {
         let segment = Segment::attach(fd)?;
-        let size = size.max(1).next_multiple_of(LINE);
+        let size = size.max(1).checked_next_multiple_of(LINE).unwrap_or(usize::MAX);
         let offset = usize::try_from(handle.offset).unwrap_or(usize::MAX);
         if segment.id() != handle.segment
             || !offset.is_multiple_of(LINE)

@@ -10,7 +10,7 @@ mod lock;
 mod rlock;
 mod semaphore;
 #[cfg(all(test, not(loom)))]
-mod testing;
+pub(crate) mod testing;
 mod wait;
 
 pub use barrier::{Barrier, BarrierError, Passage, Turn};
