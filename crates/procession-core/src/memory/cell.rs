@@ -93,7 +93,7 @@ fn load(words: &[AtomicU64], bytes: &mut [u8]) {
 
 fn place(places: &[AtomicU64], count: u64) -> &[AtomicU64] {
     let (even, odd) = places.split_at(places.len() / 2);
-    if count % 2 == 0 { even } else { odd }
+    if count.is_multiple_of(2) { even } else { odd }
 }
 
 impl Cell {

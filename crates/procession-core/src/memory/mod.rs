@@ -1,8 +1,9 @@
-//! Segments of shared memory, the small blocks in them, and plain bytes and values.
+//! Segments of shared memory, the small blocks in them, plain bytes and values, and memory with a name.
 
 mod arena;
 mod bytes;
 mod cell;
+mod named;
 mod segment;
 mod shared;
 mod words;
@@ -10,6 +11,7 @@ mod words;
 pub use arena::{Block, BlockHandle};
 pub use bytes::Bytes;
 pub use cell::Cell;
+pub use named::Named;
 pub(crate) use segment::HEADER;
 pub use segment::{Segment, SegmentId};
 pub use shared::{Atomics, Shared};

@@ -52,18 +52,24 @@ impl SegmentId {
 
     fn random() -> io::Result<Self> {
         let mut bytes = [0; 16];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            // SAFETY: the pointer and the length describe the rest of `bytes`.
-            let count = unsafe { libc::getrandom(bytes[filled..].as_mut_ptr().cast(), bytes.len() - filled, 0) };
-            match usize::try_from(count) {
-                Ok(count) => filled += count,
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(io::Error::last_os_error()),
-            }
-        }
+        random(&mut bytes)?;
         Ok(Self::from_bytes(bytes))
     }
+}
+
+/// Fills `bytes` with random ones.
+pub(super) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        // SAFETY: the pointer and the length describe the rest of `bytes`.
+        let count = unsafe { libc::getrandom(bytes[filled..].as_mut_ptr().cast(), bytes.len() - filled, 0) };
+        match usize::try_from(count) {
+            Ok(count) => filled += count,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
 }
 
 /// A segment mapped into this process. Clones share the mapping and the descriptor; the last one that is dropped undoes both.
