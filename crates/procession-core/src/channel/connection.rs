@@ -31,6 +31,8 @@ const LEAST_PACKET: usize = 512;
 const MOST_PIECES: usize = 8;
 /// The most that one system call is asked to move: the kernel's own limit is a page less than 2 GiB.
 const MOST_AT_ONCE: usize = 1 << 30;
+/// For no more than this is memory asked for on the word of the peer. The system gives pages as they are written.
+const FIRST_ROOM: usize = 64 << 20;
 
 /// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -289,7 +291,20 @@ impl Connection {
     ///
     /// Those of [`Incoming::length`] and [`Incoming::finish`].
     pub fn receive(&self, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
-        Self::whole_body(&mut self.receiving()?, wait)
+        self.receive_at_most(usize::MAX, wait)
+    }
+
+    /// Receives a message of at most `limit` bytes, for peers that are not trusted with more.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive); [`ConnectionError::BadLength`] for a longer one, of which nothing more is taken.
+    pub fn receive_at_most(&self, limit: usize, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
+        let mut incoming = self.receiving()?;
+        if incoming.length(wait)? > limit {
+            return Err(ConnectionError::BadLength);
+        }
+        incoming.body(wait)
     }
 
     /// Receives a message and the descriptors that come with it, closed on exec.
@@ -299,19 +314,8 @@ impl Connection {
     /// Those of [`Incoming::length`] and [`Incoming::finish`]; [`ConnectionError::DescriptorsLost`].
     pub fn receive_with(&self, wait: &mut Wait<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), ConnectionError> {
         let mut incoming = self.receiving_with()?;
-        let body = Self::whole_body(&mut incoming, wait)?;
+        let body = incoming.body(wait)?;
         Ok((body, incoming.take_descriptors()))
-    }
-
-    fn whole_body(incoming: &mut Incoming<'_>, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
-        let length = incoming.length(wait)?;
-        let mut body = Vec::new();
-        // A length that was announced is not yet memory: an absurd one is an error, not an abort.
-        body.try_reserve_exact(length).map_err(|_| ConnectionError::BadLength)?;
-        incoming.finish(&mut body.spare_capacity_mut()[..length], wait)?;
-        // SAFETY: `finish` has filled the first `length` bytes of the capacity.
-        unsafe { body.set_len(length) };
-        Ok(body)
     }
 
     /// Waits until something can be received, the end included. False if the time is over.
@@ -593,7 +597,7 @@ impl Incoming<'_> {
     ///
     /// If the length is not known yet, or is another.
     pub fn try_finish(&mut self, body: &mut [MaybeUninit<u8>]) -> Result<bool, ConnectionError> {
-        self.fill(body, &mut How::Now)
+        self.fill_whole(body, &mut How::Now)
     }
 
     /// Fills `body` to its end; blocks until all is there.
@@ -606,7 +610,38 @@ impl Incoming<'_> {
     ///
     /// If the length is not known yet, or is another.
     pub fn finish(&mut self, body: &mut [MaybeUninit<u8>], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
-        self.fill(body, &mut How::Wait(wait)).map(|finished| debug_assert!(finished))
+        self.fill_whole(body, &mut How::Wait(wait)).map(|finished| debug_assert!(finished))
+    }
+
+    /// The whole body; blocks until all is there. Memory is taken as the bytes arrive, not as they are announced.
+    ///
+    /// # Errors
+    ///
+    /// As [`length`](Self::length) and [`finish`](Self::finish); [`ConnectionError::BadLength`] if there is no memory for it.
+    ///
+    /// # Panics
+    ///
+    /// If a part of it was received already, by [`try_finish`](Self::try_finish) or by an earlier call.
+    pub fn body(&mut self, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
+        assert_eq!(self.done, 0, "a part of the message is somewhere else");
+        let length = self.length(wait)?;
+        let mut body = Vec::new();
+        // A length for which there is no memory is an error, not an abort, and one now, not when all else is there.
+        let reserve = |body: &mut Vec<u8>, room| body.try_reserve_exact(room).map_err(|_| ConnectionError::BadLength);
+        if length > FIRST_ROOM {
+            let mut all = Vec::new();
+            reserve(&mut all, length)?;
+            // The compiler may leave out memory that nobody uses.
+            std::hint::black_box(all);
+        }
+        while body.len() < length {
+            let room = length.min((2 * body.len()).max(FIRST_ROOM)) - body.len();
+            reserve(&mut body, room)?;
+            self.fill(body.len(), &mut body.spare_capacity_mut()[..room], &mut How::Wait(wait))?;
+            // SAFETY: `fill` counts in `done` what it has put in its place.
+            unsafe { body.set_len(self.done) };
+        }
+        Ok(body)
     }
 
     /// The body, if its length is known and all of it came with the header, as it does in a packet.
@@ -665,16 +700,32 @@ impl Incoming<'_> {
         }
     }
 
-    fn fill(&mut self, body: &mut [MaybeUninit<u8>], how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
+    fn fill_whole(&mut self, body: &mut [MaybeUninit<u8>], how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
         assert_eq!(Some(body.len()), self.length, "the body has another length than was announced");
+        self.fill(0, body, how)
+    }
+
+    /// Fills `room`, which begins at `start` in the body, where all before it is in its place. If that isn't the end of
+    /// the body, what is left at the end may be too small for the next packet.
+    fn fill(
+        &mut self,
+        start: usize,
+        room: &mut [MaybeUninit<u8>],
+        how: &mut How<'_, '_>,
+    ) -> Result<bool, ConnectionError> {
         if self.done == 0 && self.have > self.header {
             self.done = self.have - self.header;
-            body[..self.done].copy_from_slice(&self.early.space()[self.header..self.have]);
+            room[..self.done].copy_from_slice(&self.early.space()[self.header..self.have]);
         }
         let fd = self.in_use.number();
-        while self.done < body.len() {
-            let most = (body.len() - self.done).min(MOST_AT_ONCE);
-            match self.connection.take(fd, true, how, &mut body[self.done..][..most]) {
+        let least = if self.length == Some(start + room.len()) { 1 } else { NEXT_PACKET };
+        loop {
+            let left = &mut room[self.done - start..];
+            if left.len() < least {
+                return Ok(true);
+            }
+            let most = left.len().min(MOST_AT_ONCE);
+            match self.connection.take(fd, true, how, &mut left[..most]) {
                 Ok(Some(0)) => return self.fail(ConnectionError::Truncated),
                 // A packet longer than what is missing is no part of this message.
                 Ok(Some(moved)) if moved > most => return self.fail(ConnectionError::BadLength),
@@ -684,7 +735,6 @@ impl Incoming<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
     }
 
     fn fail<T>(&mut self, error: ConnectionError) -> Result<T, ConnectionError> {

@@ -81,6 +81,31 @@ fn messages_of_all_lengths_arrive_as_they_were_sent() {
     }
 }
 
+#[test]
+fn a_message_larger_than_the_first_room_arrives_as_it_was_sent() {
+    let mut message = vec![0; 3 * FIRST_ROOM + 12345];
+    for (place, byte) in message.iter_mut().step_by(10_007).enumerate() {
+        *byte = place as u8;
+    }
+    for (sender, receiver) in each_kind() {
+        thread::scope(|scope| {
+            scope.spawn(|| sender.send(&message, &mut forever()).unwrap());
+            assert!(receiver.receive(&mut forever()).unwrap() == message);
+        });
+    }
+}
+
+#[test]
+fn a_longer_message_than_the_limit_is_refused() {
+    for (sender, receiver) in each_kind() {
+        sender.send(b"four", &mut forever()).unwrap();
+        assert_eq!(receiver.receive_at_most(4, &mut forever()).unwrap(), b"four");
+        sender.send(b"five!", &mut forever()).unwrap();
+        let error = receiver.receive_at_most(4, &mut forever()).unwrap_err();
+        assert!(matches!(error, ConnectionError::BadLength), "{error:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -2,14 +2,18 @@
 //!
 //! PROTOCOL.md beside this file tells the scenarios that the comments name; CONNECTION.md those of connections.
 
+mod address;
+mod auth;
 mod connection;
 mod courier;
 mod descriptor;
 mod early;
 mod frame;
 mod layout;
+mod listener;
 mod message;
 mod patience;
+mod pending;
 mod pipe;
 mod pollable;
 mod published;
@@ -22,7 +26,12 @@ mod spill;
 mod take;
 mod wait;
 
+pub use address::{Address, BadAddress};
+pub use auth::{
+    AuthenticationError, Digest, Handshake, HandshakeError, LONGEST_MESSAGE, Step, answer_challenge, deliver_challenge,
+};
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing};
+pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated};
 pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
 pub use put::PutError;

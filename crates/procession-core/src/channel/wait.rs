@@ -55,7 +55,7 @@ fn not_open() -> ConnectionError {
 }
 
 /// Returns when at least one entry has something to tell.
-fn poll(entries: &mut [libc::pollfd], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
+pub(super) fn poll(entries: &mut [libc::pollfd], wait: &mut Wait<'_>) -> Result<(), ConnectionError> {
     loop {
         // With no time left it is looked once nevertheless.
         let (limit, last) = match wait.remaining(SLICE) {

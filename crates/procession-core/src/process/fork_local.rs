@@ -1,4 +1,4 @@
-//! A process-wide value that a forked child makes anew.
+//! A value local to a process, which a forked child makes anew.
 #![allow(unsafe_code)]
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 
 use super::generation;
 
-/// A process-wide value, made on first use in each process.
+/// A value local to a process, made on first use in each process. It may be a `static`, or belong to something.
 ///
 /// A lock in it may have been held by another thread at the moment of a fork; in the child nobody would ever release it.
 /// So the child gets a new value, and the parent's is leaked, not dropped: dropping it could wait for threads that
@@ -22,18 +22,21 @@ struct Slot<T> {
     value: T,
 }
 
-impl<T: Default> ForkLocal<T> {
+impl<T> ForkLocal<T> {
     /// Without a value as yet.
     pub const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
+}
 
+// Threads share the value, and the last of them drops it.
+impl<T: Default + Send + Sync> ForkLocal<T> {
     /// The value of this process.
-    pub fn get(&'static self) -> &'static T {
+    pub fn get(&self) -> &T {
         let generation = generation();
         let mut present = self.0.load(Ordering::Acquire);
         loop {
-            // SAFETY: the pointer is null or came from `Box::into_raw` below and is never freed.
+            // SAFETY: the pointer is null or came from `Box::into_raw` below and is not freed before `self` is.
             if let Some(slot) = unsafe { present.as_ref() }
                 && slot.generation == generation
             {
@@ -52,7 +55,18 @@ impl<T: Default> ForkLocal<T> {
     }
 }
 
-impl<T: Default> Default for ForkLocal<T> {
+impl<T> Drop for ForkLocal<T> {
+    fn drop(&mut self) {
+        let slot = *self.0.get_mut();
+        // SAFETY: as in `get`; nobody else has `self` any more.
+        if unsafe { slot.as_ref() }.is_some_and(|slot| slot.generation == generation()) {
+            // SAFETY: it came from `Box::into_raw`, and is not in `self` any more after this.
+            drop(unsafe { Box::from_raw(slot) });
+        }
+    }
+}
+
+impl<T> Default for ForkLocal<T> {
     fn default() -> Self {
         Self::new()
     }
@@ -73,6 +87,16 @@ mod tests {
             }
         });
         assert_eq!(VALUE.get().load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn the_value_goes_with_its_owner() {
+        let value = std::sync::Arc::new(());
+        let owner: ForkLocal<std::sync::Mutex<Option<std::sync::Arc<()>>>> = ForkLocal::new();
+        *owner.get().lock().unwrap() = Some(value.clone());
+        assert_eq!(std::sync::Arc::strong_count(&value), 2);
+        drop(owner);
+        assert_eq!(std::sync::Arc::strong_count(&value), 1);
     }
 
     #[test]

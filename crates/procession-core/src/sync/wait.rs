@@ -64,6 +64,12 @@ impl<'a> Wait<'a> {
         Wait { deadline: None, on_signal }
     }
 
+    /// A wait that ends at `moment` if not before, and treats signals as this one does.
+    pub(crate) fn no_later_than(&mut self, moment: Instant) -> Wait<'_> {
+        let deadline = Some(self.deadline.map_or(moment, |deadline| deadline.min(moment)));
+        Wait { deadline, ..self.endless() }
+    }
+
     /// The moment it ends, if it does.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
