@@ -3,19 +3,27 @@
 #![allow(dead_code)] // until all pieces are here
 
 mod array;
+mod bootstrap;
 mod code;
 mod function;
 mod handover;
+mod init;
+mod invitation;
 mod message;
 mod panic;
+pub mod process;
+mod published;
 mod shared_memory;
+mod start;
 pub mod sync;
+mod test_support;
 mod value;
 
 pub use array::{Array, ArrayGuard, IndexError, RawArray};
 pub use code::ForeignCode;
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};
+pub use init::{init, set_executable};
 pub use message::{DecodeError, EncodeError, Message, Plain};
 pub use panic::{Location, Panic};
 pub use shared_memory::{SharedMemory, SharedMemoryError};
@@ -25,6 +33,30 @@ pub use sync::{
 };
 pub use value::{RawValue, Value};
 
+pub use process::{
+    ActiveChild, Child, Exit, JoinError, Process, Stdio, active_children, cpu_count, current_process, parent_process,
+};
 pub use procession_core::memory::OutOfRange;
+/// ```
+/// use procession::Process;
+///
+/// #[procession::main]
+/// fn main() {
+///     let child = Process::spawn(|a: u32, b: u32| a + b, (1, 2)).unwrap();
+///     assert_eq!(child.join().unwrap(), 3);
+/// }
+/// ```
+///
+pub use procession_macros::main;
+pub use start::{StartError, StartMethod, set_start_method, start_method};
 /// For the derives that [`PlainData`] wants.
 pub use zerocopy;
+
+/// For the macros only.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::test_support::before_main;
+}
+
+#[cfg(test)]
+test_support!();

@@ -5,7 +5,10 @@
 //! [`generation`] with the one it was made in, and is made anew where they differ.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::{
+    io,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
 use super::{identity, life};
 
@@ -57,4 +60,43 @@ pub fn generation() -> u32 {
 pub fn forks() -> u32 {
     watch();
     FORKS.load(Ordering::Relaxed)
+}
+
+/// Which of the two a process is after [`fork`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The one that forked; the other has this pid. It has to reap it.
+    Parent(u32),
+    /// The copy, with a copy of everything but the other threads.
+    Child,
+}
+
+/// fork(2).
+///
+/// # Safety
+///
+/// If the process has more than one thread, the child may only do what a signal handler may: what the other threads were at is
+/// left half done there, and their locks are never released. And whatever it does, it must not undo what is the parent's,
+/// which is what running the parent's destructors would do: it ends by `_exit`.
+///
+/// # Errors
+///
+/// There is no room for another process.
+pub unsafe fn fork() -> io::Result<Forked> {
+    watch();
+    // SAFETY: the caller's promise.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as u32)),
+    }
+}
+
+/// How many threads the process has, the caller included.
+///
+/// # Errors
+///
+/// `/proc` is not mounted.
+pub fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }

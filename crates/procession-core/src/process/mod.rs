@@ -7,15 +7,17 @@ mod fork_local;
 mod handover;
 mod identity;
 mod life;
+mod parcel;
 mod sentinel;
 mod spawn;
 mod thread;
 
-pub use fork::{forks, generation};
+pub use fork::{Forked, fork, forks, generation, threads};
 pub use fork_local::ForkLocal;
 pub use handover::{MOST_DESCRIPTORS, Received, message_sockets, receive, send};
 pub use identity::ProcessId;
 pub use life::{Following, follow, life_sentinel};
+pub use parcel::{Contents, Parcel, receive_parcel, send_parcel};
 pub use sentinel::{Exit, Sentinel, wait_readable};
 pub use spawn::spawn;
 pub use thread::thread_id;
