@@ -31,7 +31,7 @@ use super::{
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
     supervisor::{Reaction, Supervisor},
-    worker::Port,
+    worker::{self, Port},
 };
 use crate::{channel::Ring, process, sync::Wait};
 
@@ -140,6 +140,20 @@ impl Engine {
     ///
     /// If descriptors or memory are lacking.
     pub fn create(places: usize) -> io::Result<Self> {
+        Self::new(places, Ring::create)
+    }
+
+    /// [`create`](Self::create), with tasks and results that may have descriptors with them. See
+    /// [`submit_with`](Self::submit_with) and [`Worker::finish_with`](super::Worker::finish_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_with_couriers(places: usize) -> io::Result<Self> {
+        Self::new(places, Ring::create_with_courier)
+    }
+
+    fn new(places: usize, ring: fn(&str) -> io::Result<Ring>) -> io::Result<Self> {
         // Slots cost nothing until they are used: there are enough for a pool that is made larger later on.
         let slots = (2 * places).max(1024);
         let doorbell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -147,8 +161,8 @@ impl Engine {
         epoll::add(&poller, &doorbell, epoll::EventData::new_u64(DOORBELL), epoll::EventFlags::IN)?;
         Ok(Self {
             generation: process::generation(),
-            tasks: Ring::create("procession-tasks")?,
-            results: Ring::create("procession-results")?,
+            tasks: ring("procession-tasks")?,
+            results: ring("procession-results")?,
             control: Control::create(slots)?,
             doorbell: Arc::new(doorbell),
             poller,
@@ -385,10 +399,32 @@ impl Engine {
         mode: u32,
         payload: &[&[u8]],
     ) -> io::Result<()> {
+        self.submit_with(job, index, definition, mode, payload, &[])
+    }
+
+    /// [`submit`](Self::submit), with descriptors that go along: the worker gets copies of them. Blocks while as many
+    /// tasks with descriptors are in the ring as the system allows (a few hundred).
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit); if there are more than 253 descriptors, or the pool has
+    /// [no couriers](Self::create_with_couriers); [`io::ErrorKind::BrokenPipe`] if the pool is terminated meanwhile.
+    pub fn submit_with(
+        &self,
+        job: &Job,
+        index: u64,
+        definition: Definition,
+        mode: u32,
+        payload: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let length: usize = payload.iter().map(|part| part.len()).sum();
         let position = self.submitted.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
         let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode, position }.to_bytes();
-        message::put(&self.tasks, &header, payload)
+        message::put_with(&self.tasks, &header, payload, descriptors, || {
+            // Where workers are, or the last of them is mourned, room will be made.
+            if self.is_terminated() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+        })
     }
 
     /// Whether so much is still to be taken by workers that more had better wait, for the memory it would need.
@@ -440,7 +476,7 @@ impl Engine {
             // whoever sleeps finds out at the end of its slice.
             let mut message = header.to_bytes().to_vec();
             message.extend_from_slice(payload);
-            self.hear(&mut self.state(), message);
+            self.hear(&mut self.state(), message.into());
         } else if self.control.alarm().is_due(|| self.results.put_count(), false) {
             self.ring_doorbell();
         }
@@ -579,6 +615,11 @@ impl Engine {
     /// The descriptors a process has to be handed to be a worker.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
         [self.tasks.as_fd(), self.results.as_fd(), self.control.as_fd(), self.doorbell.as_fd()]
+    }
+
+    /// What it has to be handed besides, if tasks and results may have descriptors with them.
+    pub fn couriers(&self) -> Option<[BorrowedFd<'_>; 4]> {
+        worker::couriers(&self.tasks, &self.results)
     }
 }
 

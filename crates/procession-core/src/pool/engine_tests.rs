@@ -349,3 +349,125 @@ fn the_face_is_told_of_what_it_asks_for_later_on() {
         assert!(!engine.notify(&job));
     }
 }
+
+/// The parent's end of a pool whose messages may have descriptors, and its port as another process attaches it.
+fn with_couriers() -> (Engine, Port) {
+    let engine = Engine::create_with_couriers(2).unwrap();
+    let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+    let port = Port::attach_with_couriers(engine.descriptors().map(copy), engine.couriers().unwrap().map(copy));
+    (engine, port.unwrap())
+}
+
+/// Does so many tasks: sends back what came with them.
+fn send_back(port: Port, slot: usize, tasks: usize) {
+    let worker = Worker::enter(port, slot).unwrap();
+    worker.ready();
+    for _ in 0..tasks {
+        let mut task = worker.take(&mut soon()).unwrap().unwrap();
+        let descriptors = task.take_descriptors();
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        worker.finish_with(task.id(), Verdict::Done, &[task.payload()], &descriptors).unwrap();
+    }
+}
+
+/// A job with so many tasks, each with the writing end of a pipe; and the reading ends.
+fn job_with_pipes(engine: &Engine, tasks: u64) -> (Arc<Job>, Vec<io::PipeReader>) {
+    let job = engine.open(Order::Sequence, false);
+    let mut readers = Vec::new();
+    for index in 0..tasks {
+        let (reader, writer) = io::pipe().unwrap();
+        engine.submit_with(&job, index, Definition::default(), 7, &[b"pipe"], &[writer.as_fd()]).unwrap();
+        readers.push(reader);
+    }
+    engine.seal(&job, tasks);
+    (job, readers)
+}
+
+#[test]
+fn descriptors_go_to_the_worker_and_come_back() {
+    let (engine, port) = with_couriers();
+    let slot = engine.hire().unwrap().unwrap();
+    let (job, readers) = job_with_pipes(&engine, 20);
+    thread::scope(|scope| {
+        scope.spawn(|| send_back(port, slot, 20));
+        for ((_, mut outcome), mut reader) in outcomes(&engine, &job).into_iter().zip(readers) {
+            let writer = outcome.take_descriptors().pop().unwrap();
+            rustix::io::write(&writer, b"through").unwrap();
+            drop(writer);
+            assert_eq!(io::read_to_string(&mut reader).unwrap(), "through");
+        }
+    });
+    let plain = Engine::create(1).unwrap();
+    let job = plain.open(Order::Collected, false);
+    assert!(plain.submit_with(&job, 0, Definition::default(), 7, &[], &[plain.doorbell.as_fd()]).is_err());
+}
+
+#[test]
+fn more_results_with_descriptors_than_can_be_on_their_way_are_heard_where_nobody_waits() {
+    const TASKS: usize = 2000;
+    let (engine, port) = with_couriers();
+    let slot = engine.hire().unwrap().unwrap();
+    let job = engine.open(Order::Arrival, true);
+    engine.seal(&job, TASKS as u64);
+    let pipe = io::pipe().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| send_back(port, slot, TASKS));
+        scope.spawn(|| {
+            for index in 0..TASKS as u64 {
+                let end = [pipe.1.as_fd()];
+                engine.submit_with(&job, index, Definition::default(), 7, &[b"x"], &end).unwrap();
+                if let Next::Outcome(_, mut outcome) = job.next() {
+                    assert_eq!(outcome.take_descriptors().len(), 1);
+                }
+            }
+        });
+        assert!(matches!(engine.run().unwrap(), Event::Finished(_)));
+        engine.settle(&job);
+    });
+}
+
+#[test]
+fn a_put_that_waits_for_room_ends_with_the_pool() {
+    let (engine, _port) = with_couriers();
+    let job = engine.open(Order::Collected, false);
+    let pipe = io::pipe().unwrap();
+    thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            loop {
+                let end = [pipe.1.as_fd()];
+                if let Err(error) = engine.submit_with(&job, 0, Definition::default(), 7, &[], &end) {
+                    return error.kind();
+                }
+            }
+        });
+        thread::sleep(Duration::from_millis(50));
+        engine.terminate();
+        assert_eq!(producer.join().unwrap(), io::ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_worker_killed_anywhere_leaves_nothing_of_its_descriptors() {
+    const TASKS: u64 = 3;
+    let (engine, port) = with_couriers();
+    let (first, second) = (engine.hire().unwrap().unwrap(), engine.hire().unwrap().unwrap());
+    let round = std::cell::RefCell::new(job_with_pipes(&engine, TASKS));
+    let check = |_, _| {
+        engine.retire(first, b"how");
+        let left = engine.tasks.put_count() - engine.tasks.get_count();
+        send_back(port.clone(), second, left as usize);
+        let (job, _) = round.replace(job_with_pipes(&engine, TASKS));
+        for (_, mut outcome) in outcomes(&engine, &job) {
+            assert_eq!(outcome.take_descriptors().len(), usize::from(outcome.verdict == Verdict::Done));
+        }
+        engine.control.prepare(first).unwrap();
+    };
+    kills::at_every_point(|| send_back(port.clone(), first, 2), check);
+    let left = engine.tasks.put_count() - engine.tasks.get_count();
+    send_back(port.clone(), second, left as usize);
+    let (job, readers) = round.into_inner();
+    drop(outcomes(&engine, &job));
+    for reader in readers {
+        assert_eq!(io::read_to_string(reader).unwrap(), "");
+    }
+}

@@ -2,32 +2,38 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
-use super::message::{ResultHeader, Verdict};
+use super::message::{Arrived, ResultHeader, Verdict};
 use crate::{
     loom::{AtomicU32, Ordering},
     sys::futex,
 };
 
 /// What came back of a task.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Outcome {
     /// What became of it.
     pub verdict: Verdict,
     /// Header and payload, as they came out of the ring.
-    message: Vec<u8>,
+    message: Arrived,
 }
 
 impl Outcome {
-    pub(super) fn new(verdict: Verdict, message: Vec<u8>) -> Self {
+    pub(super) fn new(verdict: Verdict, message: Arrived) -> Self {
         Self { verdict, message }
     }
 
     /// The face's bytes.
     pub fn payload(&self) -> &[u8] {
-        self.message.get(ResultHeader::LENGTH..).unwrap_or_default()
+        self.message.bytes.get(ResultHeader::LENGTH..).unwrap_or_default()
+    }
+
+    /// The descriptors that came with them.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.message.descriptors)
     }
 }
 
@@ -43,7 +49,7 @@ pub enum Order {
 }
 
 /// What [`Job::next`] finds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Next {
     /// The outcome of the task with this index.
     Outcome(u64, Outcome),
@@ -274,7 +280,7 @@ impl Job {
             return;
         }
         if !state.abandoned && state.failure.is_none() {
-            let outcome = || Outcome::new(Verdict::Terminated, Vec::new());
+            let outcome = || Outcome::new(Verdict::Terminated, Vec::new().into());
             let missing = match self.order {
                 Order::Arrival => {
                     state.by_arrival.push_back((u64::MAX, outcome()));
@@ -328,7 +334,7 @@ mod tests {
     fn outcome(verdict: Verdict, payload: u8) -> Outcome {
         let mut message = vec![0; ResultHeader::LENGTH];
         message.push(payload);
-        Outcome::new(verdict, message)
+        Outcome::new(verdict, message.into())
     }
 
     fn taken(job: &Job) -> Option<(u64, Verdict, u8)> {
@@ -343,16 +349,16 @@ mod tests {
         let job = Job::new(1, Order::Sequence, false);
         assert!(job.deliver(1, outcome(Verdict::Failed, 11)));
         assert!(!job.has_next());
-        assert_eq!(job.next(), Next::Pending);
+        assert!(matches!(job.next(), Next::Pending));
         assert!(job.deliver(0, outcome(Verdict::Done, 10)));
         assert_eq!(taken(&job), Some((0, Verdict::Done, 10)));
         assert_eq!(taken(&job), Some((1, Verdict::Failed, 11)));
-        assert_eq!(job.next(), Next::Pending);
+        assert!(matches!(job.next(), Next::Pending));
         assert!(!job.is_done());
         job.seal(2);
         assert!(job.is_done());
         assert!(job.has_next());
-        assert_eq!(job.next(), Next::End);
+        assert!(matches!(job.next(), Next::End));
     }
 
     #[test]
@@ -363,7 +369,7 @@ mod tests {
             assert!(!job.deliver(0, outcome(Verdict::Lost, 2)));
             assert_eq!(taken(&job), Some((0, Verdict::Done, 1)));
             assert!(!job.deliver(0, outcome(Verdict::Lost, 3)));
-            assert_eq!(job.next(), Next::Pending);
+            assert!(matches!(job.next(), Next::Pending));
         }
     }
 
@@ -373,12 +379,12 @@ mod tests {
         job.seal(3);
         job.deliver(0, outcome(Verdict::Done, 0));
         job.deliver(2, outcome(Verdict::Failed, 2));
-        assert_eq!(job.next(), Next::Pending);
+        assert!(matches!(job.next(), Next::Pending));
         assert_eq!(job.remaining(), 1);
         job.deliver(1, outcome(Verdict::Failed, 1));
         assert!(job.is_done());
         assert_eq!(taken(&job), Some((2, Verdict::Failed, 2)));
-        assert_eq!(job.next(), Next::End);
+        assert!(matches!(job.next(), Next::End));
     }
 
     #[test]
@@ -387,7 +393,7 @@ mod tests {
         job.deliver(0, outcome(Verdict::Done, 0));
         job.abandon();
         job.deliver(1, outcome(Verdict::Done, 1));
-        assert_eq!(job.next(), Next::Pending);
+        assert!(matches!(job.next(), Next::Pending));
         job.seal(2);
         assert!(job.is_done());
     }
@@ -406,7 +412,7 @@ mod tests {
             }
             assert_eq!(verdicts.pop(), Some(Verdict::Terminated));
             assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Done));
-            assert_eq!(job.next(), Next::End);
+            assert!(matches!(job.next(), Next::End));
         }
     }
 
@@ -415,7 +421,7 @@ mod tests {
         let job = Job::new(1, Order::Collected, false);
         job.seal(0);
         assert!(job.is_done());
-        assert_eq!(job.next(), Next::End);
+        assert!(matches!(job.next(), Next::End));
     }
 
     proptest! {

@@ -3,7 +3,11 @@
 //! A header is followed by bytes of the face that only the face understands. Both ends are processes of one pool; still,
 //! what comes out of shared memory is checked before it is used.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use crate::{
     channel::{Message, PutError, Ring},
@@ -148,6 +152,22 @@ impl ResultHeader {
 ///
 /// If memory is lacking.
 pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<()> {
+    put_with(ring, header, payload, &[], || Ok(()))
+}
+
+/// [`put`], with descriptors that go along. While as many are on their way as can be, `full` is called again and again; it
+/// may put an end to it.
+///
+/// # Errors
+///
+/// As [`put`], those of [`PutError::Descriptors`], and that of `full`.
+pub(super) fn put_with(
+    ring: &Ring,
+    header: &[u8],
+    payload: &[&[u8]],
+    descriptors: &[BorrowedFd<'_>],
+    mut full: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
     #[cfg(test)]
     lack::of_memory()?;
     let joined;
@@ -160,14 +180,44 @@ pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<(
         }
     };
     loop {
-        match ring.put(parts, None, &mut Wait::forever()) {
+        let put = if descriptors.is_empty() {
+            ring.put(parts, None, &mut Wait::forever())
+        } else {
+            ring.put_with(parts, descriptors, None, &mut Wait::timeout(FULL))
+        };
+        match put {
             Ok(_) => return Ok(()),
             Err(PutError::Memory(error) | PutError::Descriptors(error)) => return Err(error),
             Err(PutError::Damaged) => return Err(io::Error::other("the shared memory of the pool is damaged")),
-            // Nothing was to be waited for but the lock.
-            Err(PutError::Full | PutError::Busy | PutError::Wait(_)) => {}
+            // Nothing was to be waited for but the lock, and room for descriptors.
+            Err(PutError::Full | PutError::Busy | PutError::Wait(_)) => full()?,
         }
     }
+}
+
+/// How long a message with descriptors waits for room before something is done about it.
+const FULL: Duration = Duration::from_millis(20);
+
+/// A message as it came out of its ring.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) bytes: Vec<u8>,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl From<Vec<u8>> for Arrived {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, descriptors: Vec::new() }
+    }
+}
+
+/// A copy of a message that is still in its ring, with copies of its descriptors.
+///
+/// # Errors
+///
+/// As [`copy`], and if this process has no room for the descriptors.
+pub(super) fn copy_all(message: &Message<'_>) -> io::Result<Arrived> {
+    Ok(Arrived { bytes: copy(message)?, descriptors: message.descriptors()? })
 }
 
 /// The bytes of a message that is still in its ring.

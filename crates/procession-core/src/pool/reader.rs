@@ -9,7 +9,7 @@ use super::{
     dispatch::Change,
     engine::{Engine, Phase, State},
     job::{Job, Outcome},
-    message::{self, ResultHeader, Verdict},
+    message::{self, Arrived, ResultHeader, Verdict},
 };
 use crate::{
     channel::TakeError,
@@ -148,7 +148,7 @@ impl Engine {
     fn hear_what_is_there(&self, most: u64) -> u64 {
         let mut messages = Vec::new();
         let taken = self.results.try_take_many_with(most, |message| {
-            messages.push(message::copy(message)?);
+            messages.push(message::copy_all(message)?);
             Ok(())
         });
         self.hear_taken(messages, taken.map_or(0, |taken| taken.count))
@@ -158,7 +158,7 @@ impl Engine {
     fn hear_next(&self, wait: &mut Wait<'_>) -> Result<u64, WaitError> {
         let mut messages = Vec::new();
         let taken = self.results.take_many_with(BATCH, wait, |message| {
-            messages.push(message::copy(message)?);
+            messages.push(message::copy_all(message)?);
             Ok(())
         });
         match taken {
@@ -172,7 +172,7 @@ impl Engine {
         }
     }
 
-    fn hear_taken(&self, mut messages: Vec<Vec<u8>>, taken: u64) -> u64 {
+    fn hear_taken(&self, mut messages: Vec<Arrived>, taken: u64) -> u64 {
         // What was read but not taken out is still in the ring.
         messages.truncate(taken as usize);
         let mut state = self.state();
@@ -183,8 +183,8 @@ impl Engine {
     }
 
     /// Does what a message of the result ring says.
-    pub(super) fn hear(&self, state: &mut State, message: Vec<u8>) {
-        let Some(header) = ResultHeader::from_bytes(&message).filter(|header| header.id.job != 0) else {
+    pub(super) fn hear(&self, state: &mut State, message: Arrived) {
+        let Some(header) = ResultHeader::from_bytes(&message.bytes).filter(|header| header.id.job != 0) else {
             return;
         };
         let change = match header.verdict {
@@ -261,7 +261,7 @@ mod tests {
             // What the last reader does when the follower's result came along with its own.
             let mut state = engine.state();
             let id = TaskId { job: mine.id(), index: 0 };
-            engine.hear(&mut state, ResultHeader { id, verdict: Verdict::Done }.to_bytes().to_vec());
+            engine.hear(&mut state, ResultHeader { id, verdict: Verdict::Done }.to_bytes().to_vec().into());
             state.reading = false;
             engine.control.alarm().clear();
             engine.pass_on(&state);

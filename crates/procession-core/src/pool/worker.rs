@@ -53,10 +53,42 @@ impl Port {
         })
     }
 
+    /// [`attach`](Self::attach), with the descriptors of [`couriers`](Self::couriers).
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn attach_with_couriers(
+        [tasks, results, control, doorbell]: [OwnedFd; 4],
+        [tasks_in, tasks_out, results_in, results_out]: [OwnedFd; 4],
+    ) -> io::Result<Self> {
+        Ok(Self {
+            tasks: Ring::attach_with_courier(tasks, [tasks_in, tasks_out])?,
+            results: Ring::attach_with_courier(results, [results_in, results_out])?,
+            control: Control::attach(control)?,
+            doorbell: Arc::new(doorbell),
+        })
+    }
+
     /// What to hand over.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
         [self.tasks.as_fd(), self.results.as_fd(), self.control.as_fd(), self.doorbell.as_fd()]
     }
+
+    /// What to hand over besides, if tasks and results may have descriptors with them.
+    pub fn couriers(&self) -> Option<[BorrowedFd<'_>; 4]> {
+        couriers(&self.tasks, &self.results)
+    }
+
+    fn ring_doorbell(&self) {
+        // It fails only when it rings already.
+        let _ = rustix::io::write(&*self.doorbell, &1_u64.to_ne_bytes());
+    }
+}
+
+pub(super) fn couriers<'a>(tasks: &'a Ring, results: &'a Ring) -> Option<[BorrowedFd<'a>; 4]> {
+    let ([tasks_in, tasks_out], [results_in, results_out]) = tasks.courier().zip(results.courier())?;
+    Some([tasks_in, tasks_out, results_in, results_out])
 }
 
 /// A task in the hands of a worker.
@@ -64,6 +96,7 @@ impl Port {
 pub struct Task {
     header: TaskHeader,
     message: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Task {
@@ -85,6 +118,11 @@ impl Task {
     /// What it is to be applied to.
     pub fn payload(&self) -> &[u8] {
         &self.message[TaskHeader::LENGTH..]
+    }
+
+    /// The descriptors that came with it.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
     }
 }
 
@@ -133,15 +171,16 @@ impl Worker {
             let taken = self.port.tasks.take_with(wait, |message| {
                 let mut bytes = std::mem::take(&mut room);
                 message.replace(&mut bytes)?;
+                let descriptors = message.descriptors()?;
                 if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
                     self.port.control.take(self.slot, message.sequence() + 1, header.id, header.position);
                 }
-                Ok(bytes)
+                Ok((bytes, descriptors))
             });
-            let (message, _) = taken?;
+            let ((message, descriptors), _) = taken?;
             match TaskHeader::from_bytes(&message) {
                 Some(TaskHeader::STOP) => return Ok(None),
-                Some(header) => return Ok(Some(Task { header, message })),
+                Some(header) => return Ok(Some(Task { header, message, descriptors })),
                 // Nothing this pool has sent.
                 None => {}
             }
@@ -162,14 +201,34 @@ impl Worker {
     ///
     /// If there is no memory for it: something shorter may be sent in its place.
     pub fn finish(&self, id: TaskId, verdict: Verdict, payload: &[&[u8]]) -> io::Result<()> {
-        message::put(&self.port.results, &ResultHeader { id, verdict }.to_bytes(), payload)?;
+        self.finish_with(id, verdict, payload, &[])
+    }
+
+    /// [`finish`](Self::finish), with descriptors that go along. Blocks while as many results with descriptors are in the
+    /// ring as the system allows (a few hundred).
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish); if there are more than 253 descriptors, or the pool has no couriers.
+    pub fn finish_with(
+        &self,
+        id: TaskId,
+        verdict: Verdict,
+        payload: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let header = ResultHeader { id, verdict }.to_bytes();
+        message::put_with(&self.port.results, &header, payload, descriptors, || {
+            // Nobody waits for these results, perhaps: the parent has to be asked to read them.
+            self.port.ring_doorbell();
+            Ok(())
+        })?;
         if !self.port.control.served(self.slot) {
             self.condemned.store(true, Ordering::Relaxed);
         }
         let length: usize = payload.iter().map(|part| part.len()).sum();
         if self.port.control.alarm().is_due(|| self.port.results.put_count(), length >= LARGE) {
-            // It fails only when it rings already.
-            let _ = rustix::io::write(&*self.port.doorbell, &1_u64.to_ne_bytes());
+            self.port.ring_doorbell();
         }
         Ok(())
     }
