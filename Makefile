@@ -45,6 +45,12 @@ test: lint test-rust test-loom test-python tutorials conformance-part test-versi
 bench: compiled
 	$(BIN)/python benches/side_by_side.py $(ARGS)
 
+## bench-rust     side-by-side speed of procession and other crates for Rust programs (ARGS="--quick", "--only u64", "--check")
+.PHONY: bench-rust
+bench-rust:
+	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
+	target/rivals/release/rivals $(ARGS)
+
 ## develop        build the extension in release mode into .venv (edits of Python files need no new build)
 .PHONY: venv develop
 venv: $(VENV)/.tools
