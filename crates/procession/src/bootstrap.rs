@@ -8,9 +8,10 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
+    sync::{Mutex, PoisonError},
 };
 
-use procession_core::process;
+use procession_core::process::{self, Following};
 use rustix::{
     fs::{Mode, OFlags},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
@@ -21,7 +22,7 @@ use crate::{
     code::Code,
     init,
     invitation::{self, EXIT_NOT_BEGUN, Head, Invitation, Place, WayBack},
-    process::{Current, Environment, ParentProcess, at_exit},
+    process::{Current, Environment, ParentProcess, at_exit, parent_process},
     start::{Entry, Started, set_start_method},
 };
 
@@ -72,18 +73,21 @@ pub(crate) fn exit_forked(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// The tie of this process to its parent.
+static FOLLOWING: Mutex<Option<Following>> = Mutex::new(None);
+
 /// Makes this process what the invitation says, and finds what it is to call.
 fn accept(invitation: Invitation) -> Result<(Entry, Vec<u8>, Vec<OwnedFd>), String> {
     let Invitation { head, payload, descriptors } = invitation;
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(|| String::from("a descriptor is missing from its invitation"));
-    let sentinel = next()?;
-    if head.daemon {
-        // Without /proc it can't be had: then the parent has to see to it.
-        if let Ok(following) = process::follow(sentinel.as_fd()) {
-            std::mem::forget(following);
-        }
-    }
+    let parent = match &head.parent {
+        Some((name, pid)) => Box::leak(Box::new(ParentProcess { name: name.clone(), pid: *pid, sentinel: next()? })),
+        None => parent_process().ok_or("its invitation is for a child of the fork server, which this is not")?,
+    };
+    // Without /proc it can't be had: then the parent has to see to it. That of the fork server is not for its copies.
+    *FOLLOWING.lock().unwrap_or_else(PoisonError::into_inner) =
+        if head.daemon { process::follow(parent.as_fd()).ok() } else { None };
     if head.directory {
         fchdir(next()?).map_err(|error| format!("its directory can't be entered: {error}"))?;
     }
@@ -102,7 +106,7 @@ fn accept(invitation: Invitation) -> Result<(Entry, Vec<u8>, Vec<OwnedFd>), Stri
     let entry = entry(head.entry)?;
     change_environment(&head.environment);
     set_limits(&head)?;
-    become_current(head, sentinel);
+    become_current(head, parent);
     Ok((entry, payload, descriptors.collect()))
 }
 
@@ -140,7 +144,7 @@ fn set_limits(head: &Head) -> Result<(), String> {
     Ok(())
 }
 
-fn become_current(head: Head, sentinel: OwnedFd) {
+fn become_current(head: Head, parent: &'static ParentProcess) {
     if head.named
         && let Ok(name) = CString::new(head.name.as_bytes())
     {
@@ -148,13 +152,6 @@ fn become_current(head: Head, sentinel: OwnedFd) {
         let _ = rustix::thread::set_name(&name);
     }
     set_start_method(head.method);
-    let parent = ParentProcess { name: head.parent_name, pid: head.parent_pid, sentinel };
-    Current {
-        name: head.name,
-        path: head.path,
-        daemon: head.daemon,
-        authkey: head.authkey,
-        parent: Some(Box::leak(Box::new(parent))),
-    }
-    .become_child();
+    Current { name: head.name, path: head.path, daemon: head.daemon, authkey: head.authkey, parent: Some(parent) }
+        .become_child();
 }

@@ -2,7 +2,8 @@
 //!
 //! Both are parcels (see `procession_core::process`), over a pair of sockets of their own. An invitation is: the length of the
 //! build id in a byte, the build id, the length of the head in four bytes, the head, the payload. What is behind the build id
-//! is read only if that is the reader's own. Its descriptors: the starter's life sentinel; the directory, if one is set; the
+//! is read only if that is the reader's own. Its descriptors: the starter's life sentinel, if a
+//! program is executed; the directory, if one is set; the
 //! standard streams that are given; those of the payload. PROTOCOL.md in the folder `process` has the scenarios.
 #![allow(unsafe_code)]
 
@@ -54,8 +55,8 @@ pub(crate) struct Head {
     pub(crate) path: Vec<u32>,
     pub(crate) daemon: bool,
     pub(crate) authkey: Vec<u8>,
-    pub(crate) parent_name: String,
-    pub(crate) parent_pid: u32,
+    /// Name and pid; none in a child of the fork server, whose parent is that of the server.
+    pub(crate) parent: Option<(String, u32)>,
     pub(crate) method: StartMethod,
     pub(crate) directory: bool,
     pub(crate) stdio: [Place; 3],

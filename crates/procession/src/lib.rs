@@ -5,6 +5,7 @@
 mod array;
 mod bootstrap;
 mod code;
+pub mod forkserver;
 mod function;
 mod handover;
 mod init;

@@ -14,14 +14,15 @@ use std::{
     },
     path::PathBuf,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
 
 use procession_core::{
-    process::{self, Exit, Parcel, Sentinel, receive_parcel},
+    channel,
+    process::{self, Answer, Exit, Parcel, Sentinel, receive_parcel},
     sync::{Wait, WaitError},
 };
 use rustix::{
@@ -34,6 +35,7 @@ use thiserror::Error;
 use crate::{
     EncodeError, ForeignCode,
     code::Code,
+    forkserver::{self, Server},
     init,
     invitation::{self, Head, Place},
     process::{Current, Environment, Settings, Stdio, Way, usual_name},
@@ -134,9 +136,9 @@ pub enum StartError {
     /// [`fork`](crate::process::fork) in a process that has other threads: what those were at would be left half done in the child.
     #[error("a process with {0} threads can't be forked: use another start method")]
     Threads(usize),
-    /// The fork server has ended, twice, before it had started the process. What it printed says why.
-    #[error("the fork server ended before it had started the process")]
-    ServerEnded,
+    /// The fork server has ended, twice, before it had started the process: how.
+    #[error("the fork server ended before it had started the process: {0}")]
+    Server(String),
     /// The system can't: there is no room for another process, or no descriptor is left.
     #[error("the process can't be started: {0}")]
     Io(#[from] io::Error),
@@ -152,14 +154,14 @@ pub(crate) fn launch(launch: Launch<'_>) -> Result<Launched, StartError> {
     if current.daemon && !settings.daemon {
         return Err(StartError::Daemonic);
     }
-    let path = current.next_path();
+    let path = if settings.helper { current.path.clone() } else { current.next_path() };
     let name = settings.name.clone().unwrap_or_else(|| usual_name(&path));
     let directory = settings.directory.as_ref().map(|directory| {
         let opened = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         opened.map_err(|error| StartError::Directory { directory: directory.clone(), source: error.into() })
     });
     let directory = directory.transpose()?;
-    let streams = Streams::prepare(&settings.stdio)?;
+    let streams = Streams::prepare(&settings.stdio, method)?;
     let executed_with = match method {
         StartMethod::Spawn => settings.environment.whole()?,
         StartMethod::Forkserver => settings.environment.check().map(|()| None)?,
@@ -171,30 +173,39 @@ pub(crate) fn launch(launch: Launch<'_>) -> Result<Launched, StartError> {
         path,
         daemon: settings.daemon,
         authkey: current.authkey.clone(),
-        parent_name: current.name.clone(),
-        parent_pid: std::process::id(),
+        parent: (method == StartMethod::Spawn).then(|| (current.name.clone(), std::process::id())),
         method: start_method(),
         directory: directory.is_some(),
         stdio: streams.places,
         limits: settings.limits.clone(),
         environment: if method == StartMethod::Spawn { Environment::default() } else { settings.environment.clone() },
     };
-    let lent: Vec<_> = [process::life_sentinel()?]
+    // A child of the fork server has that of the server, whose parent is this process as well.
+    let life = if method == StartMethod::Spawn { Some(process::life_sentinel()?) } else { None };
+    let lent: Vec<_> = life
         .into_iter()
         .chain(directory.as_ref().map(AsFd::as_fd))
         .chain(streams.childs.iter().map(Lent::as_fd))
         .chain(launch.descriptors.iter().map(AsFd::as_fd))
         .collect();
+    let invited = || {
+        let (ours, theirs) = process::message_sockets()?;
+        invitation::send(ours.as_fd(), &head, launch.payload, &lent)?;
+        io::Result::Ok((ours, theirs))
+    };
 
-    let (ours, theirs) = process::message_sockets()?;
-    invitation::send(ours.as_fd(), &head, launch.payload, &lent)?;
-    let sentinel = match method {
-        StartMethod::Spawn => spawn(theirs, executed_with.as_deref())?,
-        // Its protocol follows.
-        StartMethod::Forkserver => return Err(StartError::ServerEnded),
+    let (socket, sentinel, server) = match method {
+        StartMethod::Spawn => {
+            let (ours, theirs) = invited()?;
+            (ours, spawn(theirs, executed_with.as_deref())?, None)
+        }
+        StartMethod::Forkserver => {
+            let (ours, sentinel, server) = forkserver::start(invited)?;
+            (ours, sentinel, Some(server))
+        }
     };
     let pipes = streams.pipes;
-    Ok(Launched { name: head.name, sentinel, pipes, socket: ours, heard: Mutex::default() })
+    Ok(Launched { name: head.name, sentinel, pipes, server, socket, heard: Mutex::default() })
 }
 
 /// Executes the program that is to become the child.
@@ -241,12 +252,12 @@ impl AsFd for Lent<'_> {
 }
 
 impl<'a> Streams<'a> {
-    fn prepare(stdio: &'a [Option<Stdio>; 3]) -> io::Result<Self> {
+    fn prepare(stdio: &'a [Option<Stdio>; 3], method: StartMethod) -> io::Result<Self> {
         let mut streams = Self { places: [Place::Inherited; 3], childs: Vec::new(), pipes: Pipes::default() };
         for (number, stream) in stdio.iter().enumerate() {
             streams.places[number] = match stream.as_ref().map(|Stdio(way)| way) {
-                // What the user types is for the main process.
-                None if number == 0 => Place::Null,
+                // What the user types is for the main process. The fork server has none of it, either.
+                None if number == 0 && method == StartMethod::Spawn => Place::Null,
                 None | Some(Way::Inherit) => Place::Inherited,
                 Some(Way::Null) => Place::Null,
                 Some(Way::Given(fd)) => streams.give(Lent::Given(fd.as_fd())),
@@ -279,6 +290,8 @@ pub(crate) struct Launched {
     /// Tells the end of the process. How it ended, only [`exit`](Self::exit) knows in every case.
     pub(crate) sentinel: Sentinel,
     pub(crate) pipes: Pipes,
+    /// Who has to be asked how it ended, if it is no child of this process.
+    server: Option<Arc<Server>>,
     socket: OwnedFd,
     heard: Mutex<Heard>,
 }
@@ -287,9 +300,12 @@ pub(crate) struct Launched {
 #[derive(Debug, Default)]
 struct Heard {
     outcome: Option<Parcel>,
+    /// From the fork server.
+    exit: Option<Exit>,
     /// The child ended without having read its invitation.
     unread: bool,
-    all: bool,
+    /// There will be no more.
+    closed: bool,
     taken: bool,
 }
 
@@ -316,9 +332,34 @@ impl Launched {
         self.sentinel.wait(wait)
     }
 
+    /// Whether the process has ended. Reaps it.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.server {
+            None => !matches!(self.exit(), Ok(None)),
+            // It is reaped by the server.
+            Some(_) => self.sentinel.has_ended(),
+        }
+    }
+
     /// How the process ended; `None` while it runs. Reaps it.
     pub(crate) fn exit(&self) -> io::Result<Option<Exit>> {
-        self.sentinel.exit()
+        let Some(server) = &self.server else { return self.sentinel.exit() };
+        if !self.sentinel.has_ended() {
+            return Ok(None);
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        while heard.exit.is_none() {
+            self.listen(&mut heard)?;
+            if heard.exit.is_none() {
+                // Its own end may take a moment to get to the server. That has ended as well, if nothing but its socket is readable.
+                let both = [self.socket.as_raw_fd(), server.control().as_raw_fd()];
+                let readable = channel::wait(&both, &mut Wait::forever()).map_err(io::Error::other)?;
+                if !readable.contains(&0) {
+                    heard.exit = Some(Exit::Unknown);
+                }
+            }
+        }
+        Ok(heard.exit)
     }
 
     /// What the process, which has ended, told. It is given out once.
@@ -336,21 +377,29 @@ impl Launched {
         })
     }
 
-    /// Takes in what was told by a process that has ended.
+    /// Takes in what has been told of a process that has ended.
     fn listen(&self, heard: &mut Heard) -> io::Result<()> {
-        if heard.all {
+        if heard.closed {
             return Ok(());
         }
         // The kernel says so once, to whoever asks first.
         heard.unread |= matches!(rustix::net::sockopt::socket_error(&self.socket), Ok(Err(Errno::CONNRESET)));
         // A process that is left of a child's own fork may hold the socket open: there may be no end of it.
         while let Ok(parcel) = receive_parcel(self.socket.as_fd(), &mut Wait::timeout(Duration::ZERO)) {
-            match parcel? {
-                Some(parcel) => heard.outcome = Some(parcel),
-                None => break,
+            match parcel?.map(Answer::from_parcel) {
+                Some(Ok(Answer::Ended(exit))) => heard.exit = Some(exit),
+                Some(Ok(_)) => {}
+                Some(Err(parcel)) => heard.outcome = Some(parcel),
+                None => {
+                    heard.closed = true;
+                    if self.server.is_some() {
+                        // It ended without having told.
+                        heard.exit.get_or_insert(Exit::Unknown);
+                    }
+                    break;
+                }
             }
         }
-        heard.all = true;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 
 mod fork;
 mod fork_local;
+mod forkserver;
 mod handover;
 mod identity;
 mod life;
@@ -14,6 +15,7 @@ mod thread;
 
 pub use fork::{Forked, fork, forks, generation, threads};
 pub use fork_local::ForkLocal;
+pub use forkserver::{Answer, ForkServer, request};
 pub use handover::{MOST_DESCRIPTORS, Received, message_sockets, receive, send};
 pub use identity::ProcessId;
 pub use life::{Following, follow, life_sentinel};

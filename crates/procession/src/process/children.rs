@@ -50,7 +50,7 @@ pub(super) fn adopt(launched: Launched, daemon: bool) -> Arc<Shared> {
 
 /// Reaps those that have ended.
 pub(super) fn sweep() {
-    children().retain(|child| !matches!(child.exit(), Ok(Some(_))));
+    children().retain(|child| !child.launched.has_ended());
 }
 
 /// At the normal end of this process: waits for the children. Those that are daemonic are asked to end, and are killed if they
@@ -97,17 +97,17 @@ impl Shared {
 
     /// Reaps it and takes it out of the list, if it has ended.
     pub(crate) fn forget(&self) {
-        if matches!(self.exit(), Ok(Some(_))) {
+        if self.launched.has_ended() {
             children().retain(|child| !std::ptr::eq(Arc::as_ptr(child), self));
         }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        let ended = self.launched.sentinel.has_ended();
-        if ended {
+        let alive = !self.launched.sentinel.has_ended();
+        if !alive {
             self.forget();
         }
-        !ended
+        alive
     }
 
     /// Sends a signal, if it still runs.
