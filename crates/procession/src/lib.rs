@@ -12,6 +12,7 @@ mod init;
 mod invitation;
 mod message;
 mod panic;
+pub mod pool;
 pub mod process;
 mod published;
 mod shared_memory;
@@ -27,6 +28,7 @@ pub use handover::{DescriptorError, Handle};
 pub use init::{init, set_executable};
 pub use message::{DecodeError, EncodeError, Message, Plain};
 pub use panic::{Location, Panic};
+pub use pool::{AsyncResult, Pool, PoolBuilder, TaskError};
 pub use shared_memory::{SharedMemory, SharedMemoryError};
 pub use sync::{
     AcquireTimeoutError, Barrier, BoundedSemaphore, BrokenBarrier, Condition, ConditionError, Event, Lock, LockGuard,

@@ -1,0 +1,156 @@
+//! Handing calls to the workers.
+
+use std::{cell::Cell, os::fd::AsFd, sync::Arc};
+
+use procession_core::pool::{Definition, Job, Order};
+
+use super::{Crew, error::SubmitError, task::Run};
+use crate::{
+    handover::Reach,
+    message::{Encoded, Message, encode},
+};
+
+/// As much room as a thread keeps for the next message.
+const KEPT: usize = 1 << 20;
+
+/// Calls `act` with room for the bytes of a message.
+pub(super) fn with_room<R>(act: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    thread_local! {
+        static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken out, since `act` may come here again.
+    let mut room = ROOM.take();
+    let result = act(&mut room);
+    if room.capacity() <= KEPT {
+        ROOM.set(room);
+    }
+    result
+}
+
+impl Crew {
+    /// As an error, that this process was forked from the one that has the pool.
+    pub(super) fn check_process(&self) -> Result<(), SubmitError> {
+        if self.engine.belongs_here() { Ok(()) } else { Err(SubmitError::Forked) }
+    }
+
+    /// A job of one task. `opened` is called before anything can have come of it; with `notify`, the crew's thread is
+    /// told when it is done.
+    pub(super) fn call<T: Message>(
+        &self,
+        run: Run,
+        args: &T,
+        notify: bool,
+        opened: impl FnOnce(&Arc<Job>),
+    ) -> Result<Arc<Job>, SubmitError> {
+        self.check_process()?;
+        let definition = self.define(run)?;
+        with_room(|room| {
+            let encoded = encode(args, room, Reach::Related)?;
+            let total = (!notify).then_some(1);
+            let job = self.engine.admit(Order::Collected, notify, total).ok_or(SubmitError::Closed)?;
+            let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
+            opened(&opening.job);
+            opening.submit(definition, &encoded)?;
+            if notify {
+                opening.seal();
+            }
+            Ok(opening.done())
+        })
+    }
+
+    /// A job of as many tasks as there are chunks. `opened` as above.
+    pub(super) fn call_chunks<T: Message>(
+        &self,
+        run: Run,
+        items: impl Iterator<Item = T>,
+        size: usize,
+        manner: Manner,
+        opened: impl FnOnce(&Arc<Job>),
+    ) -> Result<Arc<Job>, SubmitError> {
+        self.check_process()?;
+        let definition = self.define(run)?;
+        let notify = manner == Manner::Notify;
+        let job = self.engine.admit(Order::Collected, notify, None).ok_or(SubmitError::Closed)?;
+        let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
+        opened(&opening.job);
+        let mut items = items.fuse();
+        let mut chunk = Vec::new();
+        loop {
+            chunk.extend(items.by_ref().take(size.max(1)));
+            if chunk.is_empty() {
+                opening.seal();
+                return Ok(opening.done());
+            }
+            with_room(|room| opening.submit(definition, &encode(&chunk, room, Reach::Related)?))?;
+            chunk.clear();
+            while manner == Manner::Wait && self.engine.is_full() && !self.engine.is_terminated() {
+                self.engine.wait_for_room();
+            }
+        }
+    }
+}
+
+/// How a map is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// The caller waits for all of it anyway, so it may wait for workers while it submits.
+    Wait,
+    /// The caller goes on.
+    GoOn,
+    /// The caller goes on, and wants to be told.
+    Notify,
+}
+
+/// A job that gets its tasks. If that does not come to its end, what was submitted is of no use to anybody.
+struct Opening<'a> {
+    crew: &'a Crew,
+    job: Arc<Job>,
+    submitted: u64,
+    sealed: bool,
+}
+
+impl Opening<'_> {
+    fn submit(&mut self, definition: Definition, encoded: &Encoded<'_>) -> Result<(), SubmitError> {
+        submit(self.crew, &self.job, self.submitted, definition, encoded)?;
+        self.submitted += 1;
+        Ok(())
+    }
+
+    fn seal(&mut self) {
+        self.sealed = true;
+        self.crew.engine.seal(&self.job, self.submitted);
+    }
+
+    fn done(mut self) -> Arc<Job> {
+        self.sealed = true;
+        self.job.clone()
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.sealed {
+            self.crew.forget(self.job.id());
+            self.job.abandon();
+            self.seal();
+        }
+    }
+}
+
+/// Hands a task to the workers.
+pub(super) fn submit(
+    crew: &Crew,
+    job: &Job,
+    index: u64,
+    definition: Definition,
+    encoded: &Encoded<'_>,
+) -> Result<(), SubmitError> {
+    if encoded.descriptors.is_empty() {
+        crew.engine.submit(job, index, definition, 0, &[encoded.bytes])?;
+    } else {
+        let lent: Vec<_> = encoded.descriptors.iter().map(AsFd::as_fd).collect();
+        crew.engine.submit_with(job, index, definition, 0, &[encoded.bytes], &lent)?;
+    }
+    crew.engine.submitted();
+    Ok(())
+}

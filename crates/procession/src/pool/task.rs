@@ -1,0 +1,209 @@
+//! What a task is: a function of this build that reads arguments, calls the user's function and writes the result.
+//!
+//! There is one such function for each function of the user and each way of calling it. Workers get to know it by its
+//! [`Code`](crate::code::Code); here is what runs in them.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use procession_core::pool::{Outcome, TaskId, Verdict, Worker};
+
+use super::error::{Failure, TaskError, error_of};
+use crate::{
+    function::{Function, conjure},
+    handover::Reach,
+    message::{DecodeError, EncodeError, Encoded, Message, decode, encode},
+    panic::{Panic, catch},
+};
+
+/// Reads arguments, calls a function, sends what comes of it.
+pub(super) type Run = fn(Arguments<'_>, &mut Reply<'_>) -> io::Result<()>;
+
+/// What a function is to be applied to.
+#[derive(Debug)]
+pub(super) struct Arguments<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl Arguments<'_> {
+    fn read<T: Message>(self) -> Result<T, DecodeError> {
+        decode(self.bytes, self.descriptors, Reach::Related)
+    }
+}
+
+/// A call: the arguments are a tuple.
+pub(super) fn call<F, Args>(arguments: Arguments<'_>, reply: &mut Reply<'_>) -> io::Result<()>
+where
+    F: Function<Args>,
+    Args: Message,
+    F::Output: Message,
+{
+    match arguments.read::<Args>() {
+        // SAFETY: `definition_of` had a value.
+        Ok(args) => reply.value(&unsafe { conjure::<F>() }.call(args)),
+        Err(error) => reply.failure(&Failure::Arguments(error.to_string())),
+    }
+}
+
+/// A chunk of a map: a `Vec` of items in, a `Vec` of results out. `star` says that items are the arguments themselves.
+fn chunk<Item: Message, R: Message>(
+    arguments: Arguments<'_>,
+    reply: &mut Reply<'_>,
+    call: impl Fn(Item) -> R,
+) -> io::Result<()> {
+    match arguments.read::<Vec<Item>>() {
+        Ok(items) => reply.value(&items.into_iter().map(call).collect::<Vec<R>>()),
+        Err(error) => reply.failure(&Failure::Arguments(error.to_string())),
+    }
+}
+
+/// A chunk of a map of single arguments.
+pub(super) fn map_chunk<F, Item>(arguments: Arguments<'_>, reply: &mut Reply<'_>) -> io::Result<()>
+where
+    F: Function<(Item,)>,
+    Item: Message,
+    F::Output: Message,
+{
+    // SAFETY: `definition_of` had a value.
+    let function = unsafe { conjure::<F>() };
+    chunk(arguments, reply, |item: Item| function.call((item,)))
+}
+
+/// A chunk of a map of tuples.
+pub(super) fn starmap_chunk<F, Args>(arguments: Arguments<'_>, reply: &mut Reply<'_>) -> io::Result<()>
+where
+    F: Function<Args>,
+    Args: Message,
+    F::Output: Message,
+{
+    // SAFETY: `definition_of` had a value.
+    let function = unsafe { conjure::<F>() };
+    chunk(arguments, reply, |args: Args| function.call(args))
+}
+
+/// A chunk of a stream: as that of a map, but of a function that panics only the item is lost.
+pub(super) fn stream_chunk<F, Item>(arguments: Arguments<'_>, reply: &mut Reply<'_>) -> io::Result<()>
+where
+    F: Function<(Item,)>,
+    Item: Message,
+    F::Output: Message,
+{
+    let items = match arguments.read::<Vec<Item>>() {
+        Ok(items) => items,
+        Err(error) => return reply.failure(&Failure::Arguments(error.to_string())),
+    };
+    // SAFETY: `definition_of` had a value.
+    let function = unsafe { conjure::<F>() };
+    let count = items.len();
+    let mut items = items.into_iter();
+    let mut results = Vec::with_capacity(count);
+    for item in items.by_ref() {
+        match catch(|| function.call((item,))) {
+            Ok(result) => results.push(result),
+            Err(panic) => {
+                // From here on, each is told apart.
+                let mut each: Vec<Result<F::Output, Panic>> = results.into_iter().map(Ok).collect();
+                each.push(Err(panic));
+                each.extend(items.map(|item| catch(|| function.call((item,)))));
+                return reply.send(Verdict::Done, EACH, &each);
+            }
+        }
+    }
+    reply.send(Verdict::Done, ALL, &results)
+}
+
+/// What follows of a stream's chunk: all results, or each with its failure. The last byte of the payload.
+const ALL: &[u8] = &[0];
+const EACH: &[u8] = &[1];
+
+/// Sends what has come of a task, once.
+#[derive(Debug)]
+pub(super) struct Reply<'a> {
+    worker: &'a Worker,
+    id: TaskId,
+    /// For the bytes.
+    room: &'a mut Vec<u8>,
+    sent: bool,
+}
+
+impl<'a> Reply<'a> {
+    pub(super) fn new(worker: &'a Worker, id: TaskId, room: &'a mut Vec<u8>) -> Self {
+        Self { worker, id, room, sent: false }
+    }
+
+    /// Has the task done, whatever happens in it.
+    pub(super) fn run(mut self, run: Run, arguments: Arguments<'_>) -> io::Result<()> {
+        match catch(|| run(arguments, &mut self)) {
+            Ok(sent) => sent,
+            // What it dropped last has panicked: the result is on its way already.
+            Err(_) if self.sent => Ok(()),
+            Err(panic) => self.failure(&Failure::Panicked(panic)),
+        }
+    }
+
+    fn value<T: Message>(&mut self, value: &T) -> io::Result<()> {
+        self.send(Verdict::Done, &[], value)
+    }
+
+    fn send<T: Message>(&mut self, verdict: Verdict, mark: &[u8], value: &T) -> io::Result<()> {
+        match self.try_send(verdict, mark, value) {
+            Ok(()) => Ok(()),
+            Err(error) => self.failure(&Failure::Unsendable(error.to_string())),
+        }
+    }
+
+    fn try_send<T: Message>(&mut self, verdict: Verdict, mark: &[u8], value: &T) -> Result<(), Unsendable> {
+        let Encoded { bytes, descriptors } = encode(value, self.room, Reach::Related)?;
+        let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        // Without a mark it is one part less to put together.
+        let parts: &[&[u8]] = if mark.is_empty() { &[bytes] } else { &[bytes, mark] };
+        self.worker.finish_with(self.id, verdict, parts, &lent)?;
+        self.sent = true;
+        Ok(())
+    }
+
+    pub(super) fn failure(&mut self, failure: &Failure) -> io::Result<()> {
+        let bytes = postcard::to_allocvec(failure).map_err(io::Error::other)?;
+        self.worker.finish(self.id, Verdict::Failed, &[&bytes])?;
+        self.sent = true;
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unsendable {
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error("there is no room for it: {0}")]
+    Room(#[from] io::Error),
+}
+
+/// The result of a call.
+pub(super) fn result_of<R: Message>(outcome: &mut Outcome) -> Result<R, TaskError> {
+    if let Some(error) = error_of(outcome) {
+        return Err(error);
+    }
+    let descriptors = outcome.take_descriptors();
+    Ok(decode(outcome.payload(), descriptors, Reach::Related)?)
+}
+
+/// The results of a stream's chunk.
+pub(super) fn results_of<R: Message>(outcome: &mut Outcome) -> Result<Vec<Result<R, TaskError>>, TaskError> {
+    if let Some(error) = error_of(outcome) {
+        return Err(error);
+    }
+    let descriptors = outcome.take_descriptors();
+    let Some((bytes, mark)) = outcome.payload().split_last_chunk::<1>() else {
+        return Err(DecodeError::Malformed("mark").into());
+    };
+    if mark == ALL {
+        let all: Vec<R> = decode(bytes, descriptors, Reach::Related)?;
+        return Ok(all.into_iter().map(Ok).collect());
+    }
+    let each: Vec<Result<R, Panic>> = decode(bytes, descriptors, Reach::Related)?;
+    Ok(each.into_iter().map(|result| result.map_err(TaskError::Panicked)).collect())
+}
