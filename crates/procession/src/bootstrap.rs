@@ -19,9 +19,8 @@ use rustix::{
 };
 
 use crate::{
-    code::Code,
     init,
-    invitation::{self, EXIT_NOT_BEGUN, Head, Invitation, Place, WayBack},
+    invitation::{self, EXIT_NOT_BEGUN, Invitation, Place, Setup, WayBack},
     process::{Current, Environment, ParentProcess, at_exit, parent_process},
     start::{Entry, Started, set_start_method},
 };
@@ -78,20 +77,29 @@ static FOLLOWING: Mutex<Option<Following>> = Mutex::new(None);
 
 /// Makes this process what the invitation says, and finds what it is to call.
 fn accept(invitation: Invitation) -> Result<(Entry, Vec<u8>, Vec<OwnedFd>), String> {
-    let Invitation { head, payload, descriptors } = invitation;
+    let Invitation { entry, setup, payload, descriptors } = invitation;
     let mut descriptors = descriptors.into_iter();
+    set_up(setup, &mut descriptors)?;
+    let address = entry.address().map_err(|_| String::from("its invitation names no function of this program"))?;
+    // SAFETY: the starter is the same build, where it was the address of an `Entry`.
+    let entry = unsafe { std::mem::transmute::<*const (), Entry>(address) };
+    Ok((entry, payload, descriptors.collect()))
+}
+
+/// Makes this process what its starter says it is. Takes the descriptors that this needs.
+pub(crate) fn set_up(setup: Setup, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Result<(), String> {
     let mut next = || descriptors.next().ok_or_else(|| String::from("a descriptor is missing from its invitation"));
-    let parent = match &head.parent {
+    let parent = match &setup.parent {
         Some((name, pid)) => Box::leak(Box::new(ParentProcess { name: name.clone(), pid: *pid, sentinel: next()? })),
         None => parent_process().ok_or("its invitation is for a child of the fork server, which this is not")?,
     };
     // Without /proc it can't be had: then the parent has to see to it. That of the fork server is not for its copies.
     *FOLLOWING.lock().unwrap_or_else(PoisonError::into_inner) =
-        if head.daemon { process::follow(parent.as_fd()).ok() } else { None };
-    if head.directory {
+        if setup.daemon { process::follow(parent.as_fd()).ok() } else { None };
+    if setup.directory {
         fchdir(next()?).map_err(|error| format!("its directory can't be entered: {error}"))?;
     }
-    for (number, place) in (0..).zip(head.stdio) {
+    for (number, place) in (0..).zip(setup.stdio) {
         let stream = match place {
             Place::Inherited => continue,
             Place::Null => rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -103,17 +111,10 @@ fn accept(invitation: Invitation) -> Result<(Entry, Vec<u8>, Vec<OwnedFd>), Stri
             return Err(format!("standard stream {number} can't be set: {}", io::Error::last_os_error()));
         }
     }
-    let entry = entry(head.entry)?;
-    change_environment(&head.environment);
-    set_limits(&head)?;
-    become_current(head, parent);
-    Ok((entry, payload, descriptors.collect()))
-}
-
-fn entry(code: Code) -> Result<Entry, String> {
-    let address = code.address().map_err(|_| String::from("its invitation names no function of this program"))?;
-    // SAFETY: the starter is the same build, where it was the address of an `Entry`.
-    Ok(unsafe { std::mem::transmute::<*const (), Entry>(address) })
+    change_environment(&setup.environment);
+    set_limits(&setup)?;
+    become_current(setup, parent);
+    Ok(())
 }
 
 fn change_environment(environment: &Environment) {
@@ -133,8 +134,8 @@ fn change_environment(environment: &Environment) {
     }
 }
 
-fn set_limits(head: &Head) -> Result<(), String> {
-    for &(resource, most) in &head.limits {
+fn set_limits(setup: &Setup) -> Result<(), String> {
+    for &(resource, most) in &setup.limits {
         let known = getrlimit(resource.known());
         // Above the hard limit only the privileged get; all others get as much as there is.
         let most = known.maximum.map_or(most, |maximum| most.min(maximum));
@@ -144,14 +145,14 @@ fn set_limits(head: &Head) -> Result<(), String> {
     Ok(())
 }
 
-fn become_current(head: Head, parent: &'static ParentProcess) {
-    if head.named
-        && let Ok(name) = CString::new(head.name.as_bytes())
+fn become_current(setup: Setup, parent: &'static ParentProcess) {
+    if setup.named
+        && let Ok(name) = CString::new(setup.name.as_bytes())
     {
         // It is cut off after 15 bytes.
         let _ = rustix::thread::set_name(&name);
     }
-    set_start_method(head.method);
-    Current { name: head.name, path: head.path, daemon: head.daemon, authkey: head.authkey, parent: Some(parent) }
+    set_start_method(setup.method);
+    Current { name: setup.name, path: setup.path, daemon: setup.daemon, authkey: setup.authkey, parent: Some(parent) }
         .become_child();
 }

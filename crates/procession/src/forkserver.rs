@@ -46,10 +46,11 @@ use procession_core::{
 use crate::{
     StartError, StartMethod, bootstrap,
     code::Code,
+    launched::Launched,
     panic,
     process::{Settings, Stdio},
     published::Published,
-    start::{Launch, Launched, Started, launch},
+    start::{Launch, Started, launch},
 };
 
 /// What the server does first.
@@ -187,7 +188,7 @@ impl Server {
 
     /// Why it ended.
     fn why(&self) -> Result<String, StartError> {
-        use crate::{invitation::NOT_BEGUN, start::Outcome};
+        use crate::{invitation::NOT_BEGUN, launched::Outcome};
         Ok(match self.process.outcome()? {
             Outcome::Told(parcel) if parcel.kind == NOT_BEGUN => {
                 crate::message::decode(&parcel.contents, Vec::new(), crate::handover::Reach::Related)

@@ -25,6 +25,7 @@ use crate::{
     code::{Code, build_id},
     handover::Reach,
     message::{self, Encoded, Source},
+    panic,
     process::{Environment, Resource},
     start::StartMethod,
 };
@@ -45,10 +46,9 @@ pub(crate) const EXIT_PANICKED: i32 = 101;
 pub(crate) const EXIT_NOT_BEGUN: i32 = 78;
 pub(crate) const EXIT_UNSENDABLE: i32 = 74;
 
-/// What a child is to be and to run.
+/// What a child is to be.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Head {
-    pub(crate) entry: Code,
+pub(crate) struct Setup {
     pub(crate) name: String,
     /// Whether the name is also to be the one that the system shows.
     pub(crate) named: bool,
@@ -61,7 +61,7 @@ pub(crate) struct Head {
     pub(crate) directory: bool,
     pub(crate) stdio: [Place; 3],
     pub(crate) limits: Vec<(Resource, u64)>,
-    /// Nothing, if it was seen to when the program was executed.
+    /// How it differs, unless that was seen to when the program was executed.
     pub(crate) environment: Environment,
 }
 
@@ -77,7 +77,9 @@ pub(crate) enum Place {
 /// An invitation as the child has it.
 #[derive(Debug)]
 pub(crate) struct Invitation {
-    pub(crate) head: Head,
+    /// What it is to run.
+    pub(crate) entry: Code,
+    pub(crate) setup: Setup,
     pub(crate) payload: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -85,11 +87,12 @@ pub(crate) struct Invitation {
 /// Sends an invitation. Waits for nobody.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
-    head: &Head,
+    entry: Code,
+    setup: &Setup,
     payload: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let head = postcard::to_allocvec(head).map_err(io::Error::other)?;
+    let head = postcard::to_allocvec(&(entry, setup)).map_err(io::Error::other)?;
     let id = build_id();
     let mut front = Vec::with_capacity(1 + id.len() + 4 + head.len());
     front.push(u8::try_from(id.len()).map_err(io::Error::other)?);
@@ -132,10 +135,10 @@ impl Reader {
             );
         }
         let length = u32::from_le_bytes(self.array()?) as usize;
-        let head =
-            postcard::from_bytes(&self.next(length)?).map_err(|error| format!("its head is malformed: {error}"))?;
+        let head = self.next(length)?;
+        let (entry, setup) = postcard::from_bytes(&head).map_err(|error| format!("its head is malformed: {error}"))?;
         let payload = self.next(self.contents.len() - self.at)?;
-        Ok(Invitation { head, payload, descriptors })
+        Ok(Invitation { entry, setup, payload, descriptors })
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
@@ -201,27 +204,28 @@ impl WayBack {
 
     /// Tells what became of the function. Returns the exit code.
     pub(crate) fn conclude<R: Message>(&self, outcome: Result<R, Panic>) -> i32 {
-        let told = match &outcome {
-            Ok(result) => {
-                let mut room = Vec::new();
-                match message::encode(result, &mut room, Reach::Related) {
-                    Ok(Encoded { bytes, descriptors }) => self.tell(RETURNED, bytes, &descriptors),
-                    Err(error) => Err(io::Error::other(error)),
-                }
-            }
-            Err(panic) => match postcard::to_allocvec(panic) {
-                Ok(bytes) => self.tell(PANICKED, &bytes, &[]),
-                Err(error) => Err(io::Error::other(error)),
-            },
-        };
-        match (told, outcome) {
-            (Ok(()), Ok(_)) => 0,
-            (_, Err(_)) => EXIT_PANICKED,
-            (Err(error), Ok(_)) => {
+        // Its serialization is the program's code, too, and may panic.
+        let returned = outcome.and_then(|result| panic::catch(|| self.tell_result(&result)));
+        match returned {
+            Ok(Ok(())) => 0,
+            Ok(Err(error)) => {
                 eprintln!("procession: the result of process {} can't be sent: {error}", std::process::id());
-                let _ = self.tell(UNSENDABLE, error.to_string().as_bytes(), &[]);
+                // The exit code says so, too.
+                let _ = self.tell(UNSENDABLE, error.as_bytes(), &[]);
                 EXIT_UNSENDABLE
             }
+            Err(panic) => {
+                let bytes = postcard::to_allocvec(&panic).unwrap_or_default();
+                let _ = self.tell(PANICKED, &bytes, &[]);
+                EXIT_PANICKED
+            }
         }
+    }
+
+    fn tell_result<R: Message>(&self, result: &R) -> Result<(), String> {
+        let mut room = Vec::new();
+        let Encoded { bytes, descriptors } =
+            message::encode(result, &mut room, Reach::Related).map_err(|error| error.to_string())?;
+        self.tell(RETURNED, bytes, &descriptors).map_err(|error| error.to_string())
     }
 }

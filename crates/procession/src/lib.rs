@@ -10,6 +10,7 @@ mod function;
 mod handover;
 mod init;
 mod invitation;
+mod launched;
 mod message;
 mod panic;
 pub mod pool;

@@ -7,27 +7,19 @@
 
 use std::{
     ffi::CString,
-    io::{self, PipeReader, PipeWriter},
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
+    sync::atomic::{AtomicU8, Ordering},
 };
 
-use procession_core::{
-    channel,
-    process::{self, Answer, Exit, Parcel, Sentinel, receive_parcel},
-    sync::{Wait, WaitError},
-};
+use procession_core::process::{self, Sentinel};
 use rustix::{
     fs::{Mode, OFlags},
-    io::{Errno, fcntl_dupfd_cloexec},
+    io::fcntl_dupfd_cloexec,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -35,10 +27,10 @@ use thiserror::Error;
 use crate::{
     EncodeError, ForeignCode,
     code::Code,
-    forkserver::{self, Server},
-    init,
-    invitation::{self, Head, Place},
-    process::{Current, Environment, Settings, Stdio, Way, usual_name},
+    forkserver, init,
+    invitation::{self, Setup},
+    launched::Launched,
+    process::{Current, Environment, Settings, Streams, usual_name},
 };
 
 /// What a child runs. What it returns is the exit code.
@@ -150,47 +142,19 @@ pub(crate) fn launch(launch: Launch<'_>) -> Result<Launched, StartError> {
         return Err(StartError::NotInitialised);
     }
     let Launch { settings, method, .. } = launch;
-    let current = Current::get();
-    if current.daemon && !settings.daemon {
-        return Err(StartError::Daemonic);
-    }
-    let path = if settings.helper { current.path.clone() } else { current.next_path() };
-    let name = settings.name.clone().unwrap_or_else(|| usual_name(&path));
-    let directory = settings.directory.as_ref().map(|directory| {
-        let opened = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        opened.map_err(|error| StartError::Directory { directory: directory.clone(), source: error.into() })
-    });
-    let directory = directory.transpose()?;
-    let streams = Streams::prepare(&settings.stdio, method)?;
+    let entry = Code::of(launch.entry as *const ())?;
+    let mut prepared = Prepared::new(settings, method == StartMethod::Forkserver)?;
     let executed_with = match method {
         StartMethod::Spawn => settings.environment.whole()?,
-        StartMethod::Forkserver => settings.environment.check().map(|()| None)?,
+        StartMethod::Forkserver => {
+            prepared.setup.environment = settings.environment.checked()?;
+            None
+        }
     };
-    let head = Head {
-        entry: Code::of(launch.entry as *const ())?,
-        name,
-        named: settings.name.is_some(),
-        path,
-        daemon: settings.daemon,
-        authkey: current.authkey.clone(),
-        parent: (method == StartMethod::Spawn).then(|| (current.name.clone(), std::process::id())),
-        method: start_method(),
-        directory: directory.is_some(),
-        stdio: streams.places,
-        limits: settings.limits.clone(),
-        environment: if method == StartMethod::Spawn { Environment::default() } else { settings.environment.clone() },
-    };
-    // A child of the fork server has that of the server, whose parent is this process as well.
-    let life = if method == StartMethod::Spawn { Some(process::life_sentinel()?) } else { None };
-    let lent: Vec<_> = life
-        .into_iter()
-        .chain(directory.as_ref().map(AsFd::as_fd))
-        .chain(streams.childs.iter().map(Lent::as_fd))
-        .chain(launch.descriptors.iter().map(AsFd::as_fd))
-        .collect();
+    let lent: Vec<_> = prepared.lent().chain(launch.descriptors.iter().map(AsFd::as_fd)).collect();
     let invited = || {
         let (ours, theirs) = process::message_sockets()?;
-        invitation::send(ours.as_fd(), &head, launch.payload, &lent)?;
+        invitation::send(ours.as_fd(), entry, &prepared.setup, launch.payload, &lent)?;
         io::Result::Ok((ours, theirs))
     };
 
@@ -204,8 +168,55 @@ pub(crate) fn launch(launch: Launch<'_>) -> Result<Launched, StartError> {
             (ours, sentinel, Some(server))
         }
     };
-    let pipes = streams.pipes;
-    Ok(Launched { name: head.name, sentinel, pipes, server, socket, heard: Mutex::default() })
+    Ok(Launched::new(prepared.setup.name, sentinel, socket, server, prepared.streams.pipes))
+}
+
+/// What a child is set up with.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a> {
+    pub(crate) setup: Setup,
+    pub(crate) streams: Streams<'a>,
+    life: Option<BorrowedFd<'static>>,
+    directory: Option<OwnedFd>,
+}
+
+impl<'a> Prepared<'a> {
+    /// For a process that is `copied` from the fork server, or another one.
+    pub(crate) fn new(settings: &'a Settings, copied: bool) -> Result<Self, StartError> {
+        let current = Current::get();
+        if current.daemon && !settings.daemon {
+            return Err(StartError::Daemonic);
+        }
+        let path = if settings.helper { current.path.clone() } else { current.next_path() };
+        let directory = settings.directory.as_ref().map(|directory| {
+            let opened = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+            opened.map_err(|error| StartError::Directory { directory: directory.clone(), source: error.into() })
+        });
+        let directory = directory.transpose()?;
+        let streams = Streams::prepare(&settings.stdio, copied)?;
+        let setup = Setup {
+            name: settings.name.clone().unwrap_or_else(|| usual_name(&path)),
+            named: settings.name.is_some(),
+            path,
+            daemon: settings.daemon,
+            authkey: current.authkey.clone(),
+            // The server has the same parent.
+            parent: (!copied).then(|| (current.name.clone(), std::process::id())),
+            method: start_method(),
+            directory: directory.is_some(),
+            stdio: streams.places,
+            limits: settings.limits.clone(),
+            environment: Environment::default(),
+        };
+        let life = if copied { None } else { Some(process::life_sentinel()?) };
+        Ok(Self { setup, streams, life, directory })
+    }
+
+    /// The descriptors that go with it.
+    pub(crate) fn lent(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let directory = self.directory.as_ref().map(AsFd::as_fd);
+        self.life.into_iter().chain(directory).chain(self.streams.childs.iter().map(AsFd::as_fd))
+    }
 }
 
 /// Executes the program that is to become the child.
@@ -218,188 +229,4 @@ fn spawn(socket: OwnedFd, environment: Option<&[CString]>) -> Result<Sentinel, S
     let pid = process::spawn(&program_path, &arguments, environment, &[socket.as_raw_fd()])
         .map_err(|source| StartError::Program { program, source })?;
     Ok(Sentinel::open(pid)?)
-}
-
-/// The standard streams of a child to be: what it is given, and the other ends of pipes.
-#[derive(Debug)]
-struct Streams<'a> {
-    places: [Place; 3],
-    childs: Vec<Lent<'a>>,
-    pipes: Pipes,
-}
-
-/// The starter's ends of the standard streams that are pipes.
-#[derive(Debug, Default)]
-pub(crate) struct Pipes {
-    pub(crate) stdin: Option<PipeWriter>,
-    pub(crate) stdout: Option<PipeReader>,
-    pub(crate) stderr: Option<PipeReader>,
-}
-
-#[derive(Debug)]
-enum Lent<'a> {
-    Given(BorrowedFd<'a>),
-    Made(OwnedFd),
-}
-
-impl AsFd for Lent<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Given(fd) => *fd,
-            Self::Made(fd) => fd.as_fd(),
-        }
-    }
-}
-
-impl<'a> Streams<'a> {
-    fn prepare(stdio: &'a [Option<Stdio>; 3], method: StartMethod) -> io::Result<Self> {
-        let mut streams = Self { places: [Place::Inherited; 3], childs: Vec::new(), pipes: Pipes::default() };
-        for (number, stream) in stdio.iter().enumerate() {
-            streams.places[number] = match stream.as_ref().map(|Stdio(way)| way) {
-                // What the user types is for the main process. The fork server has none of it, either.
-                None if number == 0 && method == StartMethod::Spawn => Place::Null,
-                None | Some(Way::Inherit) => Place::Inherited,
-                Some(Way::Null) => Place::Null,
-                Some(Way::Given(fd)) => streams.give(Lent::Given(fd.as_fd())),
-                Some(Way::Piped) => {
-                    let (reader, writer) = io::pipe()?;
-                    if number == 0 {
-                        streams.pipes.stdin = Some(writer);
-                        streams.give(Lent::Made(reader.into()))
-                    } else {
-                        let end = if number == 1 { &mut streams.pipes.stdout } else { &mut streams.pipes.stderr };
-                        *end = Some(reader);
-                        streams.give(Lent::Made(writer.into()))
-                    }
-                }
-            };
-        }
-        Ok(streams)
-    }
-
-    fn give(&mut self, fd: Lent<'a>) -> Place {
-        self.childs.push(fd);
-        Place::Given
-    }
-}
-
-/// A process that was started.
-#[derive(Debug)]
-pub(crate) struct Launched {
-    pub(crate) name: String,
-    /// Tells the end of the process. How it ended, only [`exit`](Self::exit) knows in every case.
-    pub(crate) sentinel: Sentinel,
-    pub(crate) pipes: Pipes,
-    /// Who has to be asked how it ended, if it is no child of this process.
-    server: Option<Arc<Server>>,
-    socket: OwnedFd,
-    heard: Mutex<Heard>,
-}
-
-/// What has come back.
-#[derive(Debug, Default)]
-struct Heard {
-    outcome: Option<Parcel>,
-    /// From the fork server.
-    exit: Option<Exit>,
-    /// The child ended without having read its invitation.
-    unread: bool,
-    /// There will be no more.
-    closed: bool,
-    taken: bool,
-}
-
-/// What a process that has ended left behind.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// It told this.
-    Told(Parcel),
-    /// Nothing.
-    Nothing,
-    /// What it told was given out before.
-    Taken,
-    /// Nothing, as it never asked what it was to do.
-    NeverBegan,
-}
-
-impl Launched {
-    pub(crate) fn pid(&self) -> u32 {
-        self.sentinel.pid()
-    }
-
-    /// Waits until the process has ended. Does not reap it.
-    pub(crate) fn wait(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
-        self.sentinel.wait(wait)
-    }
-
-    /// Whether the process has ended. Reaps it.
-    pub(crate) fn has_ended(&self) -> bool {
-        match &self.server {
-            None => !matches!(self.exit(), Ok(None)),
-            // It is reaped by the server.
-            Some(_) => self.sentinel.has_ended(),
-        }
-    }
-
-    /// How the process ended; `None` while it runs. Reaps it.
-    pub(crate) fn exit(&self) -> io::Result<Option<Exit>> {
-        let Some(server) = &self.server else { return self.sentinel.exit() };
-        if !self.sentinel.has_ended() {
-            return Ok(None);
-        }
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        while heard.exit.is_none() {
-            self.listen(&mut heard)?;
-            if heard.exit.is_none() {
-                // Its own end may take a moment to get to the server. That has ended as well, if nothing but its socket is readable.
-                let both = [self.socket.as_raw_fd(), server.control().as_raw_fd()];
-                let readable = channel::wait(&both, &mut Wait::forever()).map_err(io::Error::other)?;
-                if !readable.contains(&0) {
-                    heard.exit = Some(Exit::Unknown);
-                }
-            }
-        }
-        Ok(heard.exit)
-    }
-
-    /// What the process, which has ended, told. It is given out once.
-    pub(crate) fn outcome(&self) -> io::Result<Outcome> {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        self.listen(&mut heard)?;
-        Ok(match heard.outcome.take() {
-            Some(parcel) => {
-                heard.taken = true;
-                Outcome::Told(parcel)
-            }
-            None if heard.taken => Outcome::Taken,
-            None if heard.unread => Outcome::NeverBegan,
-            None => Outcome::Nothing,
-        })
-    }
-
-    /// Takes in what has been told of a process that has ended.
-    fn listen(&self, heard: &mut Heard) -> io::Result<()> {
-        if heard.closed {
-            return Ok(());
-        }
-        // The kernel says so once, to whoever asks first.
-        heard.unread |= matches!(rustix::net::sockopt::socket_error(&self.socket), Ok(Err(Errno::CONNRESET)));
-        // A process that is left of a child's own fork may hold the socket open: there may be no end of it.
-        while let Ok(parcel) = receive_parcel(self.socket.as_fd(), &mut Wait::timeout(Duration::ZERO)) {
-            match parcel?.map(Answer::from_parcel) {
-                Some(Ok(Answer::Ended(exit))) => heard.exit = Some(exit),
-                Some(Ok(_)) => {}
-                Some(Err(parcel)) => heard.outcome = Some(parcel),
-                None => {
-                    heard.closed = true;
-                    if self.server.is_some() {
-                        // It ended without having told.
-                        heard.exit.get_or_insert(Exit::Unknown);
-                    }
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -87,7 +87,7 @@ impl Process {
 #[derive(Debug, Default)]
 #[must_use = "it starts a process only when told so"]
 pub struct Builder {
-    settings: Settings,
+    pub(super) settings: Settings,
     method: Option<StartMethod>,
 }
 
@@ -190,15 +190,14 @@ impl Builder {
         let mut room = Vec::new();
         let Encoded { bytes, descriptors } = message::encode(&args, &mut room, Reach::Related)?;
         children::sweep();
-        let mut launched = launch(Launch {
+        let launched = launch(Launch {
             entry: call::<F, Args>,
             payload: bytes,
             descriptors,
             settings: &self.settings,
             method: self.method.unwrap_or_else(start_method),
         })?;
-        let pipes = std::mem::take(&mut launched.pipes);
-        Ok(Child::new(children::adopt(launched, self.settings.daemon), pipes))
+        Ok(Child::adopted(launched, self.settings.daemon))
     }
 }
 

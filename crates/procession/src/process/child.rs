@@ -15,13 +15,16 @@ use procession_core::{
 };
 use thiserror::Error;
 
-use super::children::{Shared, common};
+use super::{
+    Pipes,
+    children::{Shared, adopt, common},
+};
 use crate::{
     DecodeError, Message, Panic,
     handover::Reach,
     invitation::{NOT_BEGUN, PANICKED, RETURNED, UNSENDABLE},
+    launched::{Launched, Outcome},
     message,
-    start::{Outcome, Pipes},
 };
 
 /// A process that was started by this one and is to return an `R`.
@@ -152,9 +155,10 @@ impl<R: Message> Child<R> {
 }
 
 impl<R> Child<R> {
-    pub(super) fn new(shared: Arc<Shared>, pipes: Pipes) -> Self {
-        let Pipes { stdin, stdout, stderr } = pipes;
-        Self { shared, stdin, stdout, stderr, returns: PhantomData }
+    /// Of a process that was just started.
+    pub(super) fn adopted(mut launched: Launched, daemon: bool) -> Self {
+        let Pipes { stdin, stdout, stderr } = std::mem::take(&mut launched.pipes);
+        Self { shared: adopt(launched, daemon), stdin, stdout, stderr, returns: PhantomData }
     }
 
     common!(self => self.shared);

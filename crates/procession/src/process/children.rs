@@ -16,7 +16,7 @@ use procession_core::{
     sync::Wait,
 };
 
-use crate::start::Launched;
+use crate::launched::Launched;
 
 /// A child as everybody here has it.
 #[derive(Debug)]

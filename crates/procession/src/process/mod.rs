@@ -8,15 +8,19 @@ mod builder;
 mod child;
 mod children;
 mod current;
+mod fork;
 mod settings;
+mod streams;
 
 pub use builder::{Builder, Process};
 pub use child::{Child, JoinError};
 pub use children::{ActiveChild, active_children};
 pub use current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
+pub use fork::fork;
 pub use procession_core::process::Exit;
 pub use settings::{Resource, Stdio};
 
 pub(crate) use children::at_exit;
 pub(crate) use current::{Current, usual_name};
 pub(crate) use settings::{Environment, Settings, Way};
+pub(crate) use streams::{Pipes, Streams};

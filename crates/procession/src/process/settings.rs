@@ -62,8 +62,14 @@ impl Environment {
         Ok(Some(lines.collect::<Result<_, _>>()?))
     }
 
+    /// For a process that changes its environment itself.
+    pub(crate) fn checked(&self) -> io::Result<Self> {
+        self.check()?;
+        Ok(self.clone())
+    }
+
     /// That names and values are such as an environment can have.
-    pub(crate) fn check(&self) -> io::Result<()> {
+    fn check(&self) -> io::Result<()> {
         let wrong = |(name, value): &(Vec<u8>, Option<Vec<u8>>)| {
             name.is_empty()
                 || name.contains(&b'=')
