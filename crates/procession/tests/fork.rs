@@ -67,7 +67,7 @@ fn a_process_with_threads_refuses() {
 }
 
 fn it_has_no_children() {
-    let child = Process::spawn(|| std::thread::park(), ()).unwrap();
+    let child = Process::spawn(std::thread::park, ()).unwrap();
     let inner = forked(|| {
         let none = active_children().is_empty();
         // Nor can it wait for its parent's.
@@ -215,9 +215,10 @@ fn harness(tests: &[(&str, fn())]) {
         return;
     }
     let wanted: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let matches = |name: &str| match has("--exact") {
-        true => wanted.iter().any(|wanted| *wanted == name),
-        false => wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted.as_str())),
+    let matches = |name: &str| {
+        let exact = has("--exact");
+        wanted.is_empty()
+            || wanted.iter().any(|wanted| if exact { *wanted == name } else { name.contains(wanted.as_str()) })
     };
     let chosen: Vec<_> = tests.iter().filter(|(name, _)| !has("--ignored") && matches(name)).collect();
     for (name, test) in &chosen {
