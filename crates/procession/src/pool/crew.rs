@@ -23,10 +23,11 @@ use super::{
 };
 use crate::{
     code::Code,
+    launched::Launched,
     message::EncodeError,
     panic::catch,
     process::Settings,
-    start::{Launch, Launched, StartMethod, launch},
+    start::{Launch, StartMethod, launch},
 };
 
 /// How long a worker that is told to end may take before it is killed.
