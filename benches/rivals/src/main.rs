@@ -18,7 +18,8 @@ mod workload;
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() {
-    // The processes that procspawn starts go no further than here.
+    // The processes that are started for functions go no further than here.
+    procession::init();
     procspawn::init();
     if let Err(error) = run() {
         eprintln!("{error}");

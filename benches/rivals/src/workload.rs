@@ -10,7 +10,7 @@ use crate::{
         iceoryx::{self, Events, Polling},
         ipc_channel,
         packets::Packets,
-        procspawn,
+        procession, procspawn,
         sockets::{Local, Pair, Postcard, Raw},
     },
     many::many,
@@ -146,7 +146,10 @@ pub fn all() -> Vec<Workload> {
             unit: Unit::Microseconds,
             count: 10_000,
             quick: 1_000,
-            entrants: vec![Entrant::alone("procspawn", procspawn::calls)],
+            entrants: vec![
+                Entrant::alone("procession", procession::calls),
+                Entrant::alone("procspawn", procspawn::calls),
+            ],
             targets: &[Target::Times(3.0, "procspawn")],
         },
         Workload {
@@ -155,21 +158,37 @@ pub fn all() -> Vec<Workload> {
             unit: Unit::Microseconds,
             count: 10_000,
             quick: 10_000,
-            entrants: vec![Entrant::alone("procspawn", procspawn::pipelined)],
+            entrants: vec![
+                Entrant::alone("procession", procession::pipelined),
+                Entrant::alone("procspawn", procspawn::pipelined),
+            ],
             targets: &[Target::Times(20.0, "procspawn")],
         },
         Workload {
-            name: "start",
-            title: "start of a process, and its end",
+            name: "spawn",
+            title: "start of a process for a function, and its end",
             unit: Unit::Milliseconds,
             count: 200,
             quick: 50,
             entrants: vec![
+                Entrant::alone("procession, spawn", procession::spawn),
                 Entrant::alone("procspawn", procspawn::start),
                 crossmist::start(),
                 Entrant::alone("Command of `true`", command::start),
             ],
-            targets: &[],
+            targets: &[Target::Times(1.0, "procspawn")],
+        },
+        Workload {
+            name: "forkserver",
+            title: "start of a process for a function, and its end, with a fork server",
+            unit: Unit::Milliseconds,
+            count: 400,
+            quick: 100,
+            entrants: vec![
+                Entrant::alone("procession, forkserver", procession::forkserver),
+                Entrant::alone("procspawn", procspawn::start),
+            ],
+            targets: &[Target::Times(3.0, "procspawn")],
         },
     ]
 }

@@ -6,6 +6,7 @@ pub mod crossmist;
 pub mod iceoryx;
 pub mod ipc_channel;
 pub mod packets;
+pub mod procession;
 pub mod procspawn;
 pub mod sockets;
 
