@@ -1,0 +1,114 @@
+//! Every scenario with every driver.
+
+use procession_conformance::{
+    for_each_scenario, scenarios,
+    stage::{Driver, Stage},
+};
+
+/// Plays a scenario with a driver, if there is one here.
+fn play(driver: Option<Driver>, scenario: fn(&mut Stage)) {
+    if let Some(driver) = driver {
+        scenario(&mut Stage::open(&driver));
+    }
+}
+
+/// The tests of one driver: `all` scenarios, or those that are `common` to every implementation.
+macro_rules! suite {
+    (all $driver:ident common { $($commons:tt)* } deaths { $($deaths:tt)* }) => {
+        mod $driver {
+            groups! { $driver $($commons)* }
+            mod deaths {
+                groups! { $driver $($deaths)* }
+            }
+        }
+    };
+    (common $driver:ident common { $($commons:tt)* } deaths { $($deaths:tt)* }) => {
+        mod $driver {
+            groups! { $driver $($commons)* }
+        }
+    };
+}
+
+macro_rules! groups {
+    ($driver:ident $($group:ident { $($scenario:ident)* })*) => {
+        $(mod $group {
+            $(#[test]
+            fn $scenario() {
+                crate::play(crate::driver::$driver(), crate::scenarios::$group::$scenario);
+            })*
+        })*
+    };
+}
+
+/// The drivers by the names of their tests.
+mod driver {
+    use std::{
+        env,
+        ffi::OsString,
+        path::PathBuf,
+        process::{Command, Stdio},
+        sync::OnceLock,
+    };
+
+    use procession_conformance::stage::{Driver, folder};
+
+    pub(crate) fn core() -> Option<Driver> {
+        Some(Driver::new(env!("CARGO_BIN_EXE_core_driver"), [""; 0]))
+    }
+
+    /// The interpreter that make uses, or that of `.venv`.
+    fn interpreter() -> PathBuf {
+        let venv = folder().join("../../.venv/bin/python");
+        env::var_os("PYO3_PYTHON").map_or(venv, PathBuf::from)
+    }
+
+    fn python(package: &str, method: &str) -> Option<Driver> {
+        static MISSING: OnceLock<Option<String>> = OnceLock::new();
+        let interpreter = interpreter();
+        if package == "procession" {
+            let missing = MISSING.get_or_init(|| {
+                let mut import = Command::new(&interpreter);
+                import.args(["-c", "import procession._core"]).stdin(Stdio::null());
+                match import.output() {
+                    Ok(output) if output.status.success() => None,
+                    Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+                    Err(error) => Some(error.to_string()),
+                }
+            });
+            if let Some(missing) = missing {
+                assert!(
+                    env::var_os("PROCESSION_CONFORMANCE_PYTHON").is_none(),
+                    "{} can't import the package: {missing}",
+                    interpreter.display()
+                );
+                eprintln!("SKIPPED: {} can't import the package (make develop): {missing}", interpreter.display());
+                return None;
+            }
+        }
+        let arguments = [folder().join("python/driver.py").into_os_string(), package.into(), method.into()];
+        Some(Driver::new(interpreter, arguments.map(OsString::from)))
+    }
+
+    pub(crate) fn python_spawn() -> Option<Driver> {
+        python("procession", "spawn")
+    }
+
+    pub(crate) fn python_fork() -> Option<Driver> {
+        python("procession", "fork")
+    }
+
+    pub(crate) fn python_forkserver() -> Option<Driver> {
+        python("procession", "forkserver")
+    }
+
+    /// The package that all this is like: to see whether the scenarios ask for what it does.
+    pub(crate) fn standard_fork() -> Option<Driver> {
+        interpreter().exists().then(|| python("multiprocessing", "fork")).flatten()
+    }
+}
+
+for_each_scenario! { suite all core }
+for_each_scenario! { suite all python_spawn }
+for_each_scenario! { suite all python_fork }
+for_each_scenario! { suite all python_forkserver }
+for_each_scenario! { suite common standard_fork }
