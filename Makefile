@@ -92,9 +92,10 @@ format: venv
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-## test-rust      Rust tests and doctests
+## test-rust      Rust tests and doctests, and the scenarios of locks and queues over the core and both faces
 .PHONY: test-rust
-test-rust: venv
+test-rust: export PROCESSION_CONFORMANCE_PYTHON = needed
+test-rust: develop
 	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests) $(ARGS)
 	cargo test --doc
 

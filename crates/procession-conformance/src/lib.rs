@@ -13,8 +13,8 @@ pub mod scenarios;
 pub mod serve;
 pub mod stage;
 
-/// Calls the macro `$call` with `$args` and the names of all scenarios: of those that every implementation of the interface
-/// passes, and of those in which a process is killed, or which are about promises that only this project makes.
+/// Calls the macro `$call` with `$args` and the names of all scenarios: of those that are common to every implementation of
+/// the interface, of those in which a process is killed, and of calls that the types of the Rust face don't allow.
 #[macro_export]
 macro_rules! for_each_scenario {
     ($call:ident $($args:tt)*) => {
@@ -70,6 +70,7 @@ macro_rules! for_each_scenario {
                     large_messages_arrive_whole
                     join_waits_for_the_tasks
                     task_done_is_called_too_often
+                    an_unbounded_queue_never_waits
                 }
             }
             deaths {
@@ -89,7 +90,6 @@ macro_rules! for_each_scenario {
                 condition {
                     a_notification_goes_to_the_living
                     the_lock_of_a_killed_notifier_is_recovered
-                    a_wait_needs_the_lock
                 }
                 event {
                     a_killed_waiter_for_an_event_is_no_hindrance
@@ -102,7 +102,11 @@ macro_rules! for_each_scenario {
                     a_message_outlives_its_producer
                     a_killed_consumer_takes_nothing_with_it
                     a_killed_producer_leaves_no_half_message
-                    an_unbounded_queue_never_waits
+                }
+            }
+            misuse {
+                condition {
+                    a_wait_needs_the_lock
                 }
             }
         }

@@ -12,6 +12,10 @@ use std::{
 /// An object in an actor.
 pub trait Object {
     /// Calls a method; see `PROTOCOL.md`.
+    ///
+    /// # Errors
+    ///
+    /// The kind of an error that is among what is to happen.
     fn call(&self, method: &str, arguments: &[&str]) -> Answer;
 }
 

@@ -14,23 +14,26 @@ fn play(driver: Option<Driver>, scenario: fn(&mut Stage)) {
 
 /// The tests of one driver: `all` scenarios, or those that are `common` to every implementation.
 macro_rules! suite {
-    (all $driver:ident common { $($commons:tt)* } deaths { $($deaths:tt)* }) => {
+    (all $driver:ident common $common:tt deaths $deaths:tt misuse $misuse:tt) => {
         mod $driver {
-            groups! { $driver $($commons)* }
+            groups! { $driver $common }
             mod deaths {
-                groups! { $driver $($deaths)* }
+                groups! { $driver $deaths }
+            }
+            mod misuse {
+                groups! { $driver $misuse }
             }
         }
     };
-    (common $driver:ident common { $($commons:tt)* } deaths { $($deaths:tt)* }) => {
+    (common $driver:ident common $common:tt deaths $deaths:tt misuse $misuse:tt) => {
         mod $driver {
-            groups! { $driver $($commons)* }
+            groups! { $driver $common }
         }
     };
 }
 
 macro_rules! groups {
-    ($driver:ident $($group:ident { $($scenario:ident)* })*) => {
+    ($driver:ident { $($group:ident { $($scenario:ident)* })* }) => {
         $(mod $group {
             $(#[test]
             fn $scenario() {

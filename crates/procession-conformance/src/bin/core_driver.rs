@@ -11,7 +11,7 @@ use procession_conformance::serve::{
     Answer, DONE, Object, Objects, call, connect, expanded, number, seconds, serve, shortened, told, unknown,
 };
 use procession_core::{
-    channel::{PutError, Queue, TakeError},
+    channel::{Message, PutError, Queue, TakeError},
     memory::Bytes,
     sync::{
         Acquired, Barrier, Condition, ConditionError, Event, Lock, Monitor, Passage, RLock, Semaphore, Wait, WaitError,
@@ -56,7 +56,7 @@ impl Object for Counter {
 type Counters = Rc<RefCell<Vec<(String, Counter)>>>;
 
 macro_rules! acquirable {
-    ($name:ident, $core:ty, $error:literal) => {
+    ($name:ident, $core:ty, $error:literal, $value:expr) => {
         struct $name(Rc<$core>, Counters);
 
         impl Object for $name {
@@ -76,34 +76,17 @@ macro_rules! acquirable {
                         }
                         DONE
                     }
-                    _ => self.more(method),
+                    ("value", []) => told($value(&self.0)),
+                    _ => unknown(&[method]),
                 }
             }
         }
     };
 }
 
-acquirable!(ALock, Lock, "too_many");
-acquirable!(AnRLock, RLock, "not_owner");
-acquirable!(ASemaphore, Semaphore, "too_many");
-
-impl ALock {
-    fn more(&self, method: &str) -> Answer {
-        unknown(&[method])
-    }
-}
-
-impl AnRLock {
-    fn more(&self, method: &str) -> Answer {
-        unknown(&[method])
-    }
-}
-
-impl ASemaphore {
-    fn more(&self, method: &str) -> Answer {
-        if method == "value" { told(self.0.value()) } else { unknown(&[method]) }
-    }
-}
+acquirable!(ALock, Lock, "too_many", |lock: &Lock| u32::from(lock.owner().is_none()));
+acquirable!(AnRLock, RLock, "not_owner", |lock: &RLock| u32::from(lock.owner().is_none()));
+acquirable!(ASemaphore, Semaphore, "too_many", Semaphore::value);
 
 struct ACondition<M>(Condition, Rc<M>);
 
@@ -178,6 +161,10 @@ impl Object for ABarrier {
 
 struct AQueue(Queue);
 
+fn contents(message: &Message<'_>) -> std::io::Result<Vec<u8>> {
+    message.to_vec()
+}
+
 impl AQueue {
     fn put(&self, text: &str, limit: &[&str]) -> Answer {
         self.0.put(&[expanded(text).as_bytes()], &mut wait(limit)).map_err(|error| Self::refused(&error)).and(DONE)
@@ -208,8 +195,8 @@ impl Object for AQueue {
                 let put = queue.put_now(&[expanded(text).as_bytes()], &mut Wait::forever());
                 put.map_err(|error| Self::refused(&error)).and(DONE)
             }
-            ("get", limit) => Self::taken(queue.take_with(&mut wait(limit), |message| message.to_vec())),
-            ("try_get", []) => Self::taken(queue.take_now_with(&mut Wait::forever(), |message| message.to_vec())),
+            ("get", limit) => Self::taken(queue.take_with(&mut wait(limit), contents)),
+            ("try_get", []) => Self::taken(queue.take_now_with(&mut Wait::forever(), contents)),
             ("put_many", [prefix, count]) => {
                 (0..number(count)).try_for_each(|at| self.put(&format!("{prefix}{at}"), &[]).map(drop)).and(DONE)
             }
