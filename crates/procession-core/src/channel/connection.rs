@@ -268,9 +268,28 @@ impl Connection {
             length: None,
             done: 0,
             failed: false,
+            gathered: Vec::new(),
             descriptors: None,
             lost: false,
         })
+    }
+
+    /// Goes on with a message that was [suspended](Incoming::suspend), of this same connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Closed`], [`ConnectionError::OutOfStep`].
+    pub fn resume(&self, partial: Partial) -> Result<Incoming<'_>, ConnectionError> {
+        let mut incoming = self.receiving()?;
+        incoming.early = partial.early;
+        incoming.have = partial.have;
+        incoming.header = partial.header;
+        incoming.length = partial.length;
+        incoming.done = partial.gathered.len();
+        incoming.gathered = partial.gathered;
+        incoming.descriptors = partial.descriptors;
+        incoming.lost = partial.lost;
+        Ok(incoming)
     }
 
     /// [`receiving`](Self::receiving), with the descriptors that come along, which are closed otherwise.
@@ -554,6 +573,8 @@ pub struct Incoming<'a> {
     /// Bytes of the body that are in their place.
     done: usize,
     failed: bool,
+    /// The body as far as it is here, if nobody has another place for it.
+    gathered: Vec<u8>,
     /// What came along, if it is wanted.
     descriptors: Option<Vec<OwnedFd>>,
     /// Whether some that came could not be had.
@@ -621,27 +642,74 @@ impl Incoming<'_> {
     ///
     /// # Panics
     ///
-    /// If a part of it was received already, by [`try_finish`](Self::try_finish) or by an earlier call.
+    /// If a part of it was received by [`try_finish`](Self::try_finish).
     pub fn body(&mut self, wait: &mut Wait<'_>) -> Result<Vec<u8>, ConnectionError> {
-        assert_eq!(self.done, 0, "a part of the message is somewhere else");
-        let length = self.length(wait)?;
-        let mut body = Vec::new();
+        self.gather(&mut How::Wait(wait))?;
+        Ok(std::mem::take(&mut self.gathered))
+    }
+
+    /// The whole body, if it is there already. A part of it is kept for the next call.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_length`](Self::try_length) and [`try_finish`](Self::try_finish); [`ConnectionError::BadLength`] if there is
+    /// no memory for it.
+    ///
+    /// # Panics
+    ///
+    /// As [`body`](Self::body).
+    pub fn try_body(&mut self) -> Result<Option<Vec<u8>>, ConnectionError> {
+        let all = self.gather(&mut How::Now)?;
+        Ok(all.then(|| std::mem::take(&mut self.gathered)))
+    }
+
+    /// Stops in the middle of the message, to go on with it later ([`Connection::resume`]). Whoever receives from the
+    /// connection meanwhile gets the rest of it.
+    ///
+    /// `None` if nothing has come as yet, so that nothing is lost. A message of which a part lies elsewhere
+    /// ([`try_finish`](Self::try_finish)) can't be gone on with.
+    pub fn suspend(mut self) -> Option<Partial> {
+        if self.have == 0 || self.done != self.gathered.len() {
+            return None;
+        }
+        let partial = Partial {
+            early: std::mem::take(&mut self.early),
+            have: self.have,
+            header: self.header,
+            length: self.length,
+            gathered: std::mem::take(&mut self.gathered),
+            descriptors: self.descriptors.take(),
+            lost: self.lost,
+        };
+        // Nothing is left here that could be lost.
+        (self.have, self.length) = (0, None);
+        Some(partial)
+    }
+
+    fn gather(&mut self, how: &mut How<'_, '_>) -> Result<bool, ConnectionError> {
+        let Some(length) = self.head(how)? else { return Ok(false) };
+        assert_eq!(self.done, self.gathered.len(), "a part of the message is somewhere else");
         // A length for which there is no memory is an error, not an abort, and one now, not when all else is there.
         let reserve = |body: &mut Vec<u8>, room| body.try_reserve_exact(room).map_err(|_| ConnectionError::BadLength);
-        if length > FIRST_ROOM {
+        if length > FIRST_ROOM && self.done == 0 {
             let mut all = Vec::new();
             reserve(&mut all, length)?;
             // The compiler may leave out memory that nobody uses.
             std::hint::black_box(all);
         }
-        while body.len() < length {
-            let room = length.min((2 * body.len()).max(FIRST_ROOM)) - body.len();
-            reserve(&mut body, room)?;
-            self.fill(body.len(), &mut body.spare_capacity_mut()[..room], &mut How::Wait(wait))?;
+        while self.done < length {
+            let room = length.min((2 * self.done).max(FIRST_ROOM)) - self.done;
+            reserve(&mut self.gathered, room)?;
+            let mut body = std::mem::take(&mut self.gathered);
+            let filled = self.fill(body.len(), &mut body.spare_capacity_mut()[..room], how);
             // SAFETY: `fill` counts in `done` what it has put in its place.
             unsafe { body.set_len(self.done) };
+            self.gathered = body;
+            if !filled? {
+                return Ok(false);
+            }
         }
-        Ok(body)
+        Ok(true)
     }
 
     /// The body, if its length is known and all of it came with the header, as it does in a packet.
@@ -742,6 +810,18 @@ impl Incoming<'_> {
         self.failed = !matches!(error, ConnectionError::BadLength);
         Err(error)
     }
+}
+
+/// A message of which a part was received: see [`Incoming::suspend`].
+#[derive(Debug)]
+pub struct Partial {
+    early: Early,
+    have: usize,
+    header: usize,
+    length: Option<usize>,
+    gathered: Vec<u8>,
+    descriptors: Option<Vec<OwnedFd>>,
+    lost: bool,
 }
 
 impl Drop for Incoming<'_> {

@@ -96,6 +96,33 @@ fn a_message_larger_than_the_first_room_arrives_as_it_was_sent() {
 }
 
 #[test]
+fn a_message_is_gone_on_with_after_a_pause() {
+    let message: Vec<u8> = (0..2_000_000_u32).map(|number| (number / 7) as u8).collect();
+    for (sender, receiver) in each_kind() {
+        let (sender, receiver) = (&sender, &receiver);
+        thread::scope(|scope| {
+            scope.spawn(|| sender.send(&message, &mut forever()).unwrap());
+            let mut partial = None;
+            let received = loop {
+                receiver.poll(&mut forever()).unwrap();
+                let mut incoming = match partial.take() {
+                    Some(partial) => receiver.resume(partial).unwrap(),
+                    None => receiver.receiving().unwrap(),
+                };
+                if let Some(body) = incoming.try_body().unwrap() {
+                    break body;
+                }
+                // In another thread, as whoever goes on with it may be.
+                partial = scope.spawn(|| incoming.suspend()).join().unwrap();
+            };
+            assert!(received == message);
+        });
+        sender.send(b"in step", &mut forever()).unwrap();
+        assert_eq!(receiver.receive(&mut forever()).unwrap(), b"in step");
+    }
+}
+
+#[test]
 fn a_longer_message_than_the_limit_is_refused() {
     for (sender, receiver) in each_kind() {
         sender.send(b"four", &mut forever()).unwrap();

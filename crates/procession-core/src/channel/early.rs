@@ -7,7 +7,7 @@ use std::{cell::Cell, mem::MaybeUninit};
 pub(super) const FIRST_PACKET: usize = 64 * 1024;
 
 /// Where the first packet of a message is received. One is kept for each thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Early(Option<Box<Space>>);
 
 pub(super) type Space = [MaybeUninit<u8>; FIRST_PACKET];

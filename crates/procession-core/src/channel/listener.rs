@@ -20,7 +20,8 @@ use rustix::{
     fs::Mode,
     io::Errno,
     net::{
-        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, getsockname, sockopt,
+        AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, getpeername,
+        getsockname, sockopt,
     },
 };
 
@@ -313,6 +314,11 @@ pub fn connect_authenticated(address: &Address, key: &[u8], wait: &mut Wait<'_>)
     let connection = connect(address, wait)?;
     Handshake::client(key).map_err(ConnectionError::Io)?.run(&connection, wait)?;
     Ok(connection)
+}
+
+/// The address of the other side of a socket, if it has one: clients of Unix sockets have none, and neither have pipes.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Option<Address> {
+    getpeername(socket).ok().flatten().and_then(address_of)
 }
 
 fn connect_local(address: &SocketAddrUnix, wait: &mut Wait<'_>) -> Result<Connection, ConnectionError> {

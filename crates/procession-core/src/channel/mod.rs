@@ -30,8 +30,8 @@ pub use address::{Address, BadAddress};
 pub use auth::{
     AuthenticationError, Digest, Handshake, HandshakeError, LONGEST_MESSAGE, Step, answer_challenge, deliver_challenge,
 };
-pub use connection::{Connection, ConnectionError, Incoming, Outgoing};
-pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated};
+pub use connection::{Connection, ConnectionError, Incoming, Outgoing, Partial};
+pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated, peer_address};
 pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
 pub use put::PutError;
