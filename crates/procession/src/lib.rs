@@ -2,17 +2,21 @@
 
 #![allow(dead_code)] // until all pieces are here
 
+mod address;
 mod array;
 mod bootstrap;
 mod code;
+mod connection;
 pub mod forkserver;
 mod function;
 mod handover;
 mod init;
 mod invitation;
 mod launched;
+mod listener;
 mod message;
 mod panic;
+mod pipe;
 pub mod pool;
 pub mod process;
 mod published;
@@ -21,14 +25,21 @@ mod start;
 pub mod sync;
 mod test_support;
 mod value;
+mod wait;
 
+pub use address::{Address, BadAddress};
 pub use array::{Array, ArrayGuard, IndexError, RawArray};
 pub use code::ForeignCode;
+#[cfg(feature = "tokio")]
+pub use connection::AsyncConnection;
+pub use connection::{Connection, Iter, Never, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError};
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};
 pub use init::{init, set_executable};
+pub use listener::{AcceptError, AuthenticationError, Client, ConnectError, Listener, ListenerBuilder};
 pub use message::{DecodeError, EncodeError, Message, Plain};
 pub use panic::{Location, Panic};
+pub use pipe::{one_way_pipe, pipe};
 pub use pool::{AsyncResult, Pool, PoolBuilder, TaskError};
 pub use shared_memory::{SharedMemory, SharedMemoryError};
 pub use sync::{
@@ -36,6 +47,7 @@ pub use sync::{
     Permit, PlainData, RLock, RLockGuard, Recovered, Semaphore, TryAcquireError,
 };
 pub use value::{RawValue, Value};
+pub use wait::wait;
 
 pub use process::{
     ActiveChild, Child, Exit, JoinError, Process, Stdio, active_children, cpu_count, current_process, parent_process,

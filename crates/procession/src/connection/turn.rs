@@ -1,0 +1,117 @@
+//! Taking turns at one end of a connection.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long something may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// It must not wait.
+    Now,
+    /// To a moment.
+    Moment(Instant),
+    /// It takes as long as it takes.
+    Forever,
+}
+
+impl Until {
+    pub(super) fn timeout(limit: Duration) -> Self {
+        Instant::now().checked_add(limit).map_or(Self::Forever, Self::Moment)
+    }
+}
+
+/// A value that one thread of the process has at a time, as in a mutex, but with an end to the wait for it.
+#[derive(Debug)]
+pub(super) struct Turn<T> {
+    /// `None` while a thread has it.
+    value: Mutex<Option<T>>,
+    given_back: Condvar,
+}
+
+/// The value, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Taken<'a, T> {
+    turn: &'a Turn<T>,
+    value: Option<T>,
+}
+
+impl<T> Turn<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { value: Mutex::new(Some(value)), given_back: Condvar::new() }
+    }
+
+    /// `None` if another thread had it all the time.
+    pub(super) fn take(&self, until: Until) -> Option<Taken<'_, T>> {
+        let mut value = self.lock();
+        loop {
+            if value.is_some() {
+                return Some(Taken { turn: self, value: value.take() });
+            }
+            value = match until {
+                Until::Now => return None,
+                Until::Forever => self.given_back.wait(value).unwrap_or_else(PoisonError::into_inner),
+                Until::Moment(moment) => {
+                    let left = moment.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.given_back.wait_timeout(value, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Deref for Taken<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl<T> DerefMut for Taken<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.value.as_mut().expect("it is there until the drop")
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        *self.turn.lock() = self.value.take();
+        self.turn.given_back.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_thread_has_it_at_a_time() {
+        let turn = Turn::new(0);
+        let first = turn.take(Until::Now).unwrap();
+        assert!(turn.take(Until::Now).is_none());
+        assert!(turn.take(Until::timeout(Duration::from_millis(5))).is_none());
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        *turn.take(Until::Forever).unwrap() += 1;
+                    }
+                });
+            }
+            drop(first);
+        });
+        assert_eq!(*turn.take(Until::timeout(Duration::MAX)).unwrap(), 4000);
+    }
+}

@@ -1,0 +1,488 @@
+//! Connections between processes that have nothing in common but an address and a key.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::{fmt, io, marker::PhantomData, sync::Arc, time::Duration};
+
+use procession_core::{
+    channel::{self, ConnectionError, HandshakeError, ListenerOptions},
+    sync::{Wait, WaitError},
+};
+use thiserror::Error;
+
+pub use procession_core::channel::AuthenticationError;
+
+use crate::{Address, Connection, current_process};
+
+/// How long a client may take for its side of the handshake, unless the listener says otherwise.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why two processes did not come together.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// They don't have the same key.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// It took too long.
+    #[error("timed out")]
+    TimedOut,
+    /// The other side closed the connection in the middle of the handshake.
+    #[error("the other side closed the connection before it was established")]
+    Disconnected,
+    /// The other side sent something else than a handshake.
+    #[error("the other side sent no handshake: it is no listener or client, or has no key")]
+    NoHandshake,
+    /// The system's error: most of all, that nobody listens at the address.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<HandshakeError> for ConnectError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Authentication(error) => Self::Authentication(error),
+            HandshakeError::Connection(error) => error.into(),
+        }
+    }
+}
+
+impl From<ConnectionError> for ConnectError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Wait(WaitError::TimedOut) => Self::TimedOut,
+            ConnectionError::Ended | ConnectionError::Truncated => Self::Disconnected,
+            ConnectionError::BadLength => Self::NoHandshake,
+            ConnectionError::Io(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                Self::Disconnected
+            }
+            ConnectionError::Io(error) => Self::Io(error),
+            other => Self::Io(io::Error::other(other)),
+        }
+    }
+}
+
+/// Why no client was accepted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// A client was not let in, and is disconnected. That concerns nobody else: go on accepting.
+    #[error("a client was not let in: {error}")]
+    Client {
+        /// Where it came from, if that is known.
+        peer: Option<Address>,
+        /// What it did, or didn't do.
+        #[source]
+        error: ConnectError,
+    },
+    /// No client came in time.
+    #[error("no client came in time")]
+    TimedOut,
+    /// The system's error, most of all that too many files are open.
+    #[error("can't accept: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<channel::AcceptError> for AcceptError {
+    fn from(error: channel::AcceptError) -> Self {
+        match error {
+            channel::AcceptError::Client { peer, error } => {
+                Self::Client { peer: peer.map(Address::from), error: error.into() }
+            }
+            channel::AcceptError::Wait(WaitError::TimedOut) => Self::TimedOut,
+            channel::AcceptError::Wait(other) => Self::Io(io::Error::other(other)),
+            channel::AcceptError::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+/// Accepts connections at an address from [`Client`]s that have the same key; sends values of type `S` to them and receives
+/// values of type `R`.
+///
+/// Clones are the same listener, and several threads may accept. The socket is closed with the last clone, and the file of
+/// a Unix socket is removed. (After a kill it stays there; remove it before listening again.)
+///
+/// # Keys
+///
+/// Each side proves to the other that it has the key, which is never sent, before anything else is received. The
+/// messages of that are those of Python's multiprocessing, so a Python `Client` can connect. Its values are pickles, though:
+/// exchange bytes with it by `Listener<Vec<u8>, Vec<u8>>` and `send_bytes()`.
+///
+/// What follows is neither encrypted nor signed. Over networks that others can read, use a tunnel.
+///
+/// # Examples
+///
+/// ```
+/// use procession::{Address, Client, Connection, Listener, Process};
+///
+/// fn client(address: Address) {
+///     // A child has the key of its parent.
+///     let connection: Connection<String, u32> = Client::new(address).connect().unwrap();
+///     connection.send(&"how many?".to_owned()).unwrap();
+///     assert_eq!(connection.recv().unwrap(), 42);
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     procession::init();
+///     let listener: Listener<u32, String> = Listener::private()?;
+///     let child = Process::spawn(client, (listener.address().clone(),))?;
+///     let connection = listener.accept()?;
+///     assert_eq!(connection.recv()?, "how many?");
+///     connection.send(&42)?;
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+pub struct Listener<S, R> {
+    shared: Arc<Shared>,
+    types: PhantomData<fn(S) -> R>,
+}
+
+struct Shared {
+    core: channel::Listener,
+    address: Address,
+    key: Option<Vec<u8>>,
+    patience: Duration,
+    message_limit: usize,
+}
+
+impl<S, R> Listener<S, R> {
+    /// Listens at an address, with the key of this process.
+    ///
+    /// ```
+    /// use procession::{Address, Listener};
+    ///
+    /// let listener = Listener::<u32, u32>::bind(&Address::tcp("localhost", 0))?;
+    /// assert_ne!(listener.address().port(), Some(0));
+    /// let error = Listener::<u32, u32>::bind(listener.address()).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::AddrInUse`] if another one listens there, or there is a file of that name; otherwise as socket(2) and
+    /// bind(2), or the name of the host is not known.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        ListenerBuilder::new().bind(address)
+    }
+
+    /// Listens at a Unix socket of its own, in a new folder that only this user can enter. Its [`address`](Self::address) has to be
+    /// told to clients.
+    ///
+    /// ```
+    /// let listener = procession::Listener::<u32, u32>::private()?;
+    /// assert!(listener.address().path().unwrap().exists());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As mkdir(2) in the folder for temporary files, and as [`bind`](Self::bind).
+    pub fn private() -> io::Result<Self> {
+        ListenerBuilder::new().private()
+    }
+
+    /// A listener with other than the usual properties.
+    ///
+    /// ```
+    /// use procession::{Address, Listener};
+    ///
+    /// let builder = Listener::<u32, u32>::builder().authkey(b"our secret").backlog(5);
+    /// let listener: Listener<u32, u32> = builder.bind(&Address::tcp("localhost", 0))?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn builder() -> ListenerBuilder {
+        ListenerBuilder::new()
+    }
+
+    /// Where it listens, for a [`Client`]. If it was bound to port 0, this is the port it got.
+    ///
+    /// ```
+    /// let listener = procession::Listener::<u32, u32>::private()?;
+    /// assert!(listener.address().is_local());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn address(&self) -> &Address {
+        &self.shared.address
+    }
+
+    /// Waits for a client that has the key.
+    ///
+    /// Clients that are slow in showing theirs hold up nobody else.
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError`]. One of them is about a client that was not let in: whoever serves others goes on after it.
+    pub fn accept(&self) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_within(&mut Wait::forever())
+    }
+
+    /// Waits for a client for at most this long.
+    ///
+    /// ```
+    /// use procession::{AcceptError, Listener};
+    /// use std::time::Duration;
+    ///
+    /// let listener = Listener::<u32, u32>::private()?;
+    /// let result = listener.accept_timeout(Duration::from_millis(5));
+    /// assert!(matches!(result, Err(AcceptError::TimedOut)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError::TimedOut`], or as [`accept`](Self::accept).
+    pub fn accept_timeout(&self, timeout: Duration) -> Result<Connection<S, R>, AcceptError> {
+        self.accept_within(&mut Wait::timeout(timeout))
+    }
+
+    fn accept_within(&self, wait: &mut Wait<'_>) -> Result<Connection<S, R>, AcceptError> {
+        let shared = &*self.shared;
+        let (core, _peer) = match &shared.key {
+            Some(key) => shared.core.accept_authenticated(key, shared.patience, wait)?,
+            None => shared.core.accept(wait).map_err(channel::AcceptError::from)?,
+        };
+        let connection = Connection::new(core);
+        connection.set_message_limit(shared.message_limit);
+        Ok(connection)
+    }
+
+    /// The clients that come, one after another, without an end.
+    ///
+    /// ```
+    /// use procession::{Client, Connection, Listener};
+    /// use std::thread;
+    ///
+    /// let listener = Listener::<u32, ()>::private()?;
+    /// let address = listener.address().clone();
+    /// let client = thread::spawn(|| {
+    ///     let connection: Connection<(), u32> = Client::new(address).connect().unwrap();
+    ///     connection.recv().unwrap()
+    /// });
+    /// for connection in listener.incoming().flatten().take(1) {
+    ///     connection.send(&1)?;
+    /// }
+    /// assert_eq!(client.join().unwrap(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn incoming(&self) -> impl Iterator<Item = Result<Connection<S, R>, AcceptError>> {
+        std::iter::repeat_with(|| self.accept())
+    }
+}
+
+impl<S, R> Clone for Listener<S, R> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), types: PhantomData }
+    }
+}
+
+impl<S, R> fmt::Debug for Listener<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("address", self.address()).finish_non_exhaustive()
+    }
+}
+
+/// Readable when a client has connected: see [`wait`](crate::wait()). It may turn out not to have the key.
+impl<S, R> AsFd for Listener<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.core.as_fd()
+    }
+}
+
+/// The properties of a [`Listener`].
+#[derive(Clone)]
+#[must_use = "nothing listens before `bind` or `private`"]
+pub struct ListenerBuilder {
+    key: Key,
+    options: ListenerOptions,
+    patience: Duration,
+    message_limit: usize,
+}
+
+impl ListenerBuilder {
+    /// The usual properties: the key of this process, a backlog of 128 clients, 20 seconds for each handshake, messages
+    /// of any length.
+    ///
+    /// ```
+    /// let listener = procession::ListenerBuilder::new().private::<u32, u32>()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn new() -> Self {
+        Self { key: Key::OfProcess, options: ListenerOptions::default(), patience: PATIENCE, message_limit: usize::MAX }
+    }
+
+    /// The key that clients have to have. Without this it is the one of this process, which its children have too.
+    pub fn authkey(mut self, key: &[u8]) -> Self {
+        self.key = Key::Given(key.to_vec());
+        self
+    }
+
+    /// No key: whoever can connect is accepted, and nobody is asked to prove anything.
+    pub fn without_authkey(mut self) -> Self {
+        self.key = Key::None;
+        self
+    }
+
+    /// How many clients may wait to be accepted. Others wait in [`Client::connect`].
+    pub fn backlog(mut self, clients: u32) -> Self {
+        self.options.backlog = clients;
+        self
+    }
+
+    /// The mode of the file of a Unix socket, less what the umask takes away. Without this it is `0o600`: only the owner may
+    /// connect.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.options.mode = mode;
+        self
+    }
+
+    /// How long a client may take to show that it has the key.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.patience = timeout;
+        self
+    }
+
+    /// The longest message that clients may send: see [`Connection::set_message_limit`].
+    pub fn message_limit(mut self, bytes: usize) -> Self {
+        self.message_limit = bytes;
+        self
+    }
+
+    /// Listens at an address.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::bind`].
+    pub fn bind<S, R>(&self, address: &Address) -> io::Result<Listener<S, R>> {
+        self.listener(channel::Listener::bind(&address.0, &self.options)?)
+    }
+
+    /// Listens at a Unix socket of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::private`].
+    pub fn private<S, R>(&self) -> io::Result<Listener<S, R>> {
+        self.listener(channel::Listener::private(&self.options)?)
+    }
+
+    fn listener<S, R>(&self, core: channel::Listener) -> io::Result<Listener<S, R>> {
+        let shared = Shared {
+            address: core.address().clone().into(),
+            core,
+            key: self.key.get(),
+            patience: self.patience,
+            message_limit: self.message_limit,
+        };
+        Ok(Listener { shared: Arc::new(shared), types: PhantomData })
+    }
+}
+
+impl Default for ListenerBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ListenerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerBuilder").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Connects to a [`Listener`].
+///
+/// ```
+/// use procession::{Client, Connection, Listener};
+/// use std::{thread, time::Duration};
+///
+/// let listener = Listener::<String, u32>::builder().authkey(b"secret").private::<String, u32>()?;
+/// let server = listener.clone();
+/// let server = thread::spawn(move || server.accept().unwrap().send(&"welcome".to_owned()).unwrap());
+///
+/// let client = Client::new(listener.address().clone()).authkey(b"secret").timeout(Duration::from_secs(10));
+/// let connection: Connection<u32, String> = client.connect()?;
+/// assert_eq!(connection.recv()?, "welcome");
+/// # server.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "nothing is connected before `connect`"]
+pub struct Client {
+    address: Address,
+    key: Key,
+    timeout: Option<Duration>,
+}
+
+impl Client {
+    /// For the listener at an address, with the key of this process.
+    ///
+    /// ```
+    /// use procession::{Address, Client, ConnectError, Connection};
+    ///
+    /// let nobody = Address::unix("/nonexistent/socket");
+    /// let result: Result<Connection<u32, u32>, _> = Client::new(nobody).connect();
+    /// assert!(matches!(result, Err(ConnectError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound));
+    /// ```
+    pub fn new(address: impl Into<Address>) -> Self {
+        Self { address: address.into(), key: Key::OfProcess, timeout: None }
+    }
+
+    /// The key that the listener has. Without this it is the one of this process, which it has from its parent.
+    pub fn authkey(mut self, key: &[u8]) -> Self {
+        self.key = Key::Given(key.to_vec());
+        self
+    }
+
+    /// No key, for a listener that has none.
+    pub fn without_authkey(mut self) -> Self {
+        self.key = Key::None;
+        self
+    }
+
+    /// How long it may take until the connection is there. Without this it takes as long as it takes.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Connects; sends values of type `S` from then on, and receives values of type `R`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
+    pub fn connect<S, R>(&self) -> Result<Connection<S, R>, ConnectError> {
+        let mut wait = self.timeout.map_or_else(Wait::forever, Wait::timeout);
+        let core = match self.key.get() {
+            Some(key) => channel::connect_authenticated(&self.address.0, &key, &mut wait)?,
+            None => channel::connect(&self.address.0, &mut wait)?,
+        };
+        Ok(Connection::new(core))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Which key is to be shown.
+#[derive(Clone)]
+enum Key {
+    OfProcess,
+    Given(Vec<u8>),
+    None,
+}
+
+impl Key {
+    fn get(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::OfProcess => Some(current_process().authkey().to_vec()),
+            Self::Given(key) => Some(key.clone()),
+            Self::None => None,
+        }
+    }
+}
