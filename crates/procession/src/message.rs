@@ -148,6 +148,18 @@ fn own_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
         };
     }
     for_each_plain!(buffers);
+    // The arguments of a function that has just the one.
+    macro_rules! alone {
+        ($($plain:ty)*) => {
+            $(if let Some((buffer,)) = value.downcast_ref::<(Vec<$plain>,)>() {
+                return Some(buffer.as_bytes());
+            })*
+        };
+    }
+    for_each_plain!(alone);
+    if let Some((text,)) = value.downcast_ref::<(String,)>() {
+        return Some(text.as_bytes());
+    }
     value.downcast_ref::<String>().map(String::as_bytes)
 }
 
@@ -189,6 +201,17 @@ fn buffer<T: 'static>(source: &(impl Source + ?Sized)) -> Option<Result<T, Decod
         let text =
             elements(source).and_then(|bytes| String::from_utf8(bytes).map_err(|_| DecodeError::Malformed("text")));
         return same(text);
+    }
+    macro_rules! alone {
+        ($($plain:ty)*) => {
+            $(if wanted == std::any::TypeId::of::<(Vec<$plain>,)>() {
+                return same(elements::<$plain>(source).map(|buffer| (buffer,)));
+            })*
+        };
+    }
+    for_each_plain!(alone);
+    if wanted == std::any::TypeId::of::<(String,)>() {
+        return same(buffer::<String>(source)?.map(|text| (text,)));
     }
     None
 }
@@ -371,6 +394,11 @@ mod tests {
             prop_assert_eq!(&pass(&text).unwrap(), &text);
             prop_assert_eq!(&pass(&bytes).unwrap(), &bytes);
             prop_assert_eq!(&pass(&map).unwrap(), &map);
+            let alone = (numbers.clone(), (bytes.clone(),), (text.clone(),));
+            prop_assert_eq!(&pass(&(numbers.clone(),)).unwrap().0, &numbers);
+            prop_assert_eq!(&pass(&alone.1).unwrap(), &alone.1);
+            prop_assert_eq!(&pass(&alone.2).unwrap(), &alone.2);
+            prop_assert_eq!(&pass(&alone).unwrap(), &alone);
             let path = Shape::Path(numbers.iter().map(|n| *n as u32).collect::<Vec<_>>().into(), Some(text));
             let shapes = (Shape::Point, Shape::Circle { radius }, path, bytes);
             prop_assert_eq!(&pass(&shapes).unwrap(), &shapes);
@@ -393,6 +421,9 @@ mod tests {
         let encoded = encode(&buffer, &mut room, Reach::Remote).unwrap();
         assert_eq!(encoded.bytes.as_ptr(), buffer.as_ptr().cast());
         assert_eq!(encoded.bytes.len(), 8000);
+        let arguments = (buffer,);
+        let encoded = encode(&arguments, &mut room, Reach::Remote).unwrap();
+        assert_eq!(encoded.bytes.as_ptr(), arguments.0.as_ptr().cast());
     }
 
     #[test]
