@@ -157,12 +157,12 @@ where
         let Feed { definition, size, submitted: index, .. } = self.feed;
         self.chunk.clear();
         self.chunk.extend(self.items.by_ref().take(size));
-        self.feed.last = self.chunk.len();
-        if self.feed.last == 0 {
+        if self.chunk.is_empty() {
             self.feed.sealed = true;
             self.crew.engine.seal(&self.job, index);
             return;
         }
+        self.feed.last = self.chunk.len();
         let submitted = with_room(|room| {
             let reach = Reach::Related;
             if size > 1 {
