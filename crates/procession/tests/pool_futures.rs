@@ -109,3 +109,21 @@ fn what_is_no_longer_awaited_is_forgotten() {
     }
     pool.join();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_tokio_await_them() {
+    let pool = Arc::new(Pool::new(2).unwrap());
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.apply_async(square, (n,)).unwrap().await.unwrap() })
+        })
+        .collect();
+    for (n, task) in (0..).zip(tasks) {
+        assert_eq!(task.await.unwrap(), square(n));
+    }
+    // One that is not awaited to its end.
+    let nap = pool.apply_async(|| thread::sleep(Duration::from_secs(600)), ()).unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(30), nap).await.is_err());
+    assert_eq!(pool.map_async(square, 0..100).unwrap().await.unwrap()[99], 9801);
+}
