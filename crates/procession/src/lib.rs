@@ -4,6 +4,8 @@
 
 mod address;
 mod array;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod bootstrap;
 mod code;
 mod connection;
@@ -12,6 +14,7 @@ mod function;
 mod handover;
 mod init;
 mod invitation;
+mod joinable_queue;
 mod launched;
 mod listener;
 mod message;
@@ -20,7 +23,9 @@ mod pipe;
 pub mod pool;
 pub mod process;
 mod published;
+pub mod queue;
 mod shared_memory;
+mod simple_queue;
 mod start;
 pub mod sync;
 mod test_support;
@@ -36,12 +41,15 @@ pub use connection::{Connection, Iter, Never, Receiver, RecvError, RecvTimeoutEr
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};
 pub use init::{init, set_executable};
+pub use joinable_queue::JoinableQueue;
 pub use listener::{AcceptError, AuthenticationError, Client, ConnectError, Listener, ListenerBuilder};
 pub use message::{DecodeError, EncodeError, Message, Plain};
 pub use panic::{Location, Panic};
 pub use pipe::{one_way_pipe, pipe};
 pub use pool::{AsyncResult, Pool, PoolBuilder, TaskError};
+pub use queue::Queue;
 pub use shared_memory::{SharedMemory, SharedMemoryError};
+pub use simple_queue::SimpleQueue;
 pub use sync::{
     AcquireTimeoutError, Barrier, BoundedSemaphore, BrokenBarrier, Condition, ConditionError, Event, Lock, LockGuard,
     Permit, PlainData, RLock, RLockGuard, Recovered, Semaphore, TryAcquireError,

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     cell::Cell,
     fmt, io,
     marker::PhantomData,
@@ -87,6 +87,10 @@ pub(crate) trait Source {
     fn length(&self) -> usize;
     /// Fills `into`, which is as long as the message.
     fn fill(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<()>;
+    /// The bytes, if nobody else can change them.
+    fn private(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 impl Source for [u8] {
@@ -99,6 +103,10 @@ impl Source for [u8] {
         // SAFETY: both are as long, and what is written to is borrowed by nobody else.
         unsafe { self.as_ptr().copy_to_nonoverlapping(into.as_mut_ptr().cast(), self.len()) };
         Ok(())
+    }
+
+    fn private(&self) -> Option<&[u8]> {
+        Some(self)
     }
 }
 
@@ -163,6 +171,15 @@ fn own_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     value.downcast_ref::<String>().map(String::as_bytes)
 }
 
+/// Whether values of this type are buffers, which are filled straight from a message.
+pub(crate) fn is_buffer<T: 'static>() -> bool {
+    let it = TypeId::of::<T>();
+    macro_rules! any_of {
+        ($($plain:ty)*) => { it == TypeId::of::<String>() $(|| it == TypeId::of::<Vec<$plain>>())* };
+    }
+    for_each_plain!(any_of)
+}
+
 /// Turns a message into a value.
 pub(crate) fn decode<T: Message>(
     source: &(impl Source + ?Sized),
@@ -188,16 +205,16 @@ fn buffer<T: 'static>(source: &(impl Source + ?Sized)) -> Option<Result<T, Decod
         let mut result = Some(result);
         (&mut result as &mut dyn Any).downcast_mut::<Option<Result<B, DecodeError>>>()?.take()
     }
-    let wanted = std::any::TypeId::of::<T>();
+    let wanted = TypeId::of::<T>();
     macro_rules! buffers {
         ($($plain:ty)*) => {
-            $(if wanted == std::any::TypeId::of::<Vec<$plain>>() {
+            $(if wanted == TypeId::of::<Vec<$plain>>() {
                 return same(elements::<$plain>(source));
             })*
         };
     }
     for_each_plain!(buffers);
-    if wanted == std::any::TypeId::of::<String>() {
+    if wanted == TypeId::of::<String>() {
         let text =
             elements(source).and_then(|bytes| String::from_utf8(bytes).map_err(|_| DecodeError::Malformed("text")));
         return same(text);
@@ -245,6 +262,9 @@ fn with_copy<R>(
 ) -> Result<R, DecodeError> {
     thread_local! {
         static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    if let Some(bytes) = source.private() {
+        return read(bytes);
     }
     let length = source.length();
     if length <= SMALL {

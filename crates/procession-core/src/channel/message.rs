@@ -205,6 +205,15 @@ impl<'a> Message<'a> {
         self.ring.its_courier().ok_or_else(without)?.copy(self.ticket)
     }
 
+    /// [`copy_from`](Self::copy_from) to a place that holds something already.
+    ///
+    /// # Errors
+    ///
+    /// As [`copy_from`](Self::copy_from).
+    pub fn copy_over(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.copy_from(offset, as_uninit(into))
+    }
+
     /// The bytes.
     ///
     /// # Errors

@@ -103,6 +103,12 @@ impl Ring {
         header.sleepers.putters.sleep(&header.consumers.head.count, seen, wait, slices.next())
     }
 
+    /// A wake that was meant for a producer may have come to somebody who only looks: it is passed on.
+    pub(super) fn wake_producer(&self) {
+        let header = self.map().header();
+        header.sleepers.putters.wake(&header.consumers.head.count, u64::MAX, 1);
+    }
+
     /// [`put_many`](Self::put_many) without waiting for room; `patience` is for the moments in which another producer
     /// is at work.
     ///

@@ -453,6 +453,24 @@ impl Queue {
         self.ring().wait_filled(wait)
     }
 
+    /// Waits until there is room for a message, one with descriptors if `descriptors` says so, without putting any. Another
+    /// producer may be the first to use it.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]
+    pub fn wait_room(&self, descriptors: bool, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+        let (mut room, mut slices) = (CourierRoom::new(), Slices::new());
+        if descriptors {
+            room.wait(self.ring(), self.bound, wait)?;
+        }
+        while self.is_full() {
+            self.ring().wait_for_room(self.bound, wait, &mut slices)?;
+        }
+        self.ring().wake_producer();
+        Ok(())
+    }
+
     /// How many messages were put for which [`task_done`](Self::task_done) was not called yet.
     pub fn unfinished(&self) -> u64 {
         let done = self.ring().map().header().joining.done.load(Acquire);

@@ -1,0 +1,209 @@
+//! Values into messages of the ring and back: one copy in, one copy out.
+
+use std::{
+    cell::Cell,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use procession_core::channel;
+
+use crate::{
+    DecodeError, EncodeError, Message,
+    handover::Reach,
+    message::{Encoded, decode, encode, is_buffer},
+};
+
+/// As much room as a thread keeps for the next value.
+const KEPT: usize = 1 << 20;
+/// Messages up to this size are copied to the stack.
+const SMALL: usize = 128;
+
+thread_local! {
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls `with` with the thread's room, which is empty. It is taken out meanwhile, since a value's own `Serialize` may use a
+/// queue.
+fn with_room<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut room = ROOM.try_with(Cell::take).unwrap_or_default();
+    room.clear();
+    let result = with(&mut room);
+    if room.capacity() <= KEPT {
+        // The thread may be at its end, without a place to keep anything.
+        let _ = ROOM.try_with(|kept| kept.set(room));
+    }
+    result
+}
+
+/// Calls `put` with the bytes of a value and its descriptors. A buffer's bytes are its own.
+#[inline]
+pub(super) fn encoded<T: Message, R, E: From<EncodeError>>(
+    value: &T,
+    put: impl FnOnce(&[u8], &[BorrowedFd<'_>]) -> Result<R, E>,
+) -> Result<R, E> {
+    with_room(|room| {
+        let Encoded { bytes, descriptors } = encode(value, room, Reach::Related)?;
+        if descriptors.is_empty() {
+            return put(bytes, &[]);
+        }
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        put(bytes, &descriptors)
+    })
+}
+
+/// Values that are put together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+/// Why a batch ends before a value.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It has descriptors, with which each goes alone.
+    Alone,
+    /// It can't be encoded.
+    Failed(EncodeError),
+}
+
+impl Batch {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many bytes are in it.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds a value that is no buffer.
+    pub(super) fn add<T: Message>(&mut self, value: &T) -> Result<(), Stop> {
+        with_room(|room| {
+            let Encoded { bytes, descriptors } = encode(value, room, Reach::Related).map_err(Stop::Failed)?;
+            if !descriptors.is_empty() {
+                return Err(Stop::Alone);
+            }
+            self.bytes.extend_from_slice(bytes);
+            self.ends.push(self.bytes.len());
+            Ok(())
+        })
+    }
+
+    /// The bytes of each value from one on.
+    pub(super) fn messages(&self, from: usize) -> impl Iterator<Item = &[u8]> {
+        (from..self.ends.len()).map(|at| {
+            let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+            &self.bytes[start..self.ends[at]]
+        })
+    }
+}
+
+/// A message that was copied out of the ring.
+#[derive(Debug)]
+enum Copied<T> {
+    /// A buffer, filled in the ring. What is none was taken out all the same.
+    Value(Result<T, DecodeError>),
+    /// In the room given for it: so many bytes.
+    Small(usize, Vec<OwnedFd>),
+    Large(Vec<u8>, Vec<OwnedFd>),
+}
+
+/// Takes a message by `take` and turns it into a value. The ring is locked only while bytes are copied, and not while a value's own
+/// `Deserialize` runs.
+#[inline]
+pub(super) fn taken<T: Message, E: From<DecodeError>>(
+    take: impl FnOnce(&mut dyn FnMut(&channel::Message<'_>) -> io::Result<()>) -> Result<(), E>,
+) -> Result<T, E> {
+    let mut room = [0; SMALL];
+    let mut copied = None;
+    take(&mut |message| {
+        copied = Some(copy(message, &mut room)?);
+        Ok(())
+    })?;
+    match copied {
+        Some(Copied::Value(value)) => Ok(value?),
+        Some(Copied::Small(length, descriptors)) => Ok(decode(&room[..length], descriptors, Reach::Related)?),
+        Some(Copied::Large(bytes, descriptors)) => {
+            let value = decode(&*bytes, descriptors, Reach::Related)?;
+            if bytes.capacity() <= KEPT {
+                let _ = ROOM.try_with(|kept| kept.set(bytes));
+            }
+            Ok(value)
+        }
+        None => Err(DecodeError::Copy(io::ErrorKind::UnexpectedEof.into()).into()),
+    }
+}
+
+#[inline]
+fn copy<T: Message>(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Copied<T>> {
+    if is_buffer::<T>() {
+        return match decode(message, Vec::new(), Reach::Related) {
+            Err(DecodeError::Copy(error)) => Err(error),
+            value => Ok(Copied::Value(value)),
+        };
+    }
+    let descriptors = message.descriptors()?;
+    if message.len() <= SMALL as u64 {
+        let length = message.len() as usize;
+        message.copy_over(0, &mut room[..length])?;
+        return Ok(Copied::Small(length, descriptors));
+    }
+    let mut bytes = ROOM.try_with(Cell::take).unwrap_or_default();
+    message.replace(&mut bytes)?;
+    Ok(Copied::Large(bytes, descriptors))
+}
+
+/// Messages that are taken out together.
+#[derive(Debug)]
+pub(super) struct Taken<T> {
+    buffers: Vec<Result<T, DecodeError>>,
+    bytes: Vec<u8>,
+    /// Where each ends, and its descriptors.
+    messages: Vec<(usize, Vec<OwnedFd>)>,
+}
+
+impl<T: Message> Taken<T> {
+    pub(super) fn new() -> Self {
+        Self { buffers: Vec::new(), bytes: Vec::new(), messages: Vec::new() }
+    }
+
+    /// Copies one message more.
+    pub(super) fn add(&mut self, message: &channel::Message<'_>) -> io::Result<()> {
+        if is_buffer::<T>() {
+            match decode(message, Vec::new(), Reach::Related) {
+                Err(DecodeError::Copy(error)) => return Err(error),
+                value => self.buffers.push(value),
+            }
+            return Ok(());
+        }
+        let descriptors = message.descriptors()?;
+        let start = self.bytes.len();
+        let length = usize::try_from(message.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.bytes.try_reserve(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.bytes.resize(start + length, 0);
+        message.copy_over(0, &mut self.bytes[start..]).inspect_err(|_| self.bytes.truncate(start))?;
+        self.messages.push((self.bytes.len(), descriptors));
+        Ok(())
+    }
+
+    /// The values of the first `count` messages: those that were taken out.
+    pub(super) fn values(mut self, count: u64) -> impl Iterator<Item = Result<T, DecodeError>> {
+        let mut start = 0;
+        self.buffers.truncate(count as usize);
+        self.messages.truncate(count as usize);
+        let bytes = self.bytes;
+        let others = self.messages.into_iter().map(move |(end, descriptors)| {
+            let message = &bytes[std::mem::replace(&mut start, end)..end];
+            decode(message, descriptors, Reach::Related)
+        });
+        self.buffers.into_iter().chain(others)
+    }
+}
