@@ -48,7 +48,7 @@ bench: compiled
 ## bench-rust     side-by-side speed of procession and other crates for Rust programs (ARGS="--quick", "--only u64", "--check")
 .PHONY: bench-rust
 bench-rust:
-	cargo build --quiet --release --locked --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
+	cargo build --quiet --release --manifest-path benches/rivals/Cargo.toml --target-dir target/rivals
 	target/rivals/release/rivals $(ARGS)
 
 ## develop        build the extension in release mode into .venv (edits of Python files need no new build)
@@ -134,6 +134,33 @@ target/wheels/.built: $(VENV)/.developed $(shell find python -name '*.py' -o -na
 	rm -rf target/wheels
 	$(BIN)/maturin build --release --quiet --out target/wheels
 	@touch $@
+
+## sanitize       the Rust tests under AddressSanitizer and ThreadSanitizer
+.PHONY: sanitize
+sanitize:
+	tools/sanitize address $(ARGS)
+	tools/sanitize thread $(ARGS)
+
+## doc            the documentation of the Rust crates, into target/doc; warnings are errors
+.PHONY: doc
+doc: venv
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --all-features $(ARGS)
+
+## deny           licences, sources and bans of all Rust dependencies (cargo-deny, installed into target/tools if it is missing)
+## deny-advisories    known vulnerabilities of them (fetches a database)
+.PHONY: deny deny-advisories
+DENY := $(shell command -v cargo-deny || echo target/tools/bin/cargo-deny)
+deny: $(DENY)
+	$(DENY) --all-features check bans licenses sources
+deny-advisories: $(DENY)
+	$(DENY) --all-features check advisories
+target/tools/bin/cargo-deny:
+	cargo install --locked --quiet --root target/tools cargo-deny
+
+## publish-check  what `cargo publish` would do for each crate meant for crates.io, short of uploading it
+.PHONY: publish-check
+publish-check: venv
+	cargo publish --dry-run --workspace --target-dir target/publish $(ARGS)
 
 ## clean          remove all that was built, .venv included
 .PHONY: clean
