@@ -159,7 +159,7 @@ target/tools/bin/cargo-deny:
 
 ## publish-check  what `cargo publish` would do for each crate meant for crates.io, short of uploading it
 .PHONY: publish-check
-publish-check: venv
+publish-check:
 	cargo publish --dry-run --workspace --target-dir target/publish $(ARGS)
 
 ## clean          remove all that was built, .venv included
