@@ -41,7 +41,7 @@ impl Pending {
             handshake,
             // A century is as good as for ever.
             deadline: now.checked_add(patience).unwrap_or(now + Duration::from_secs(100 * 365 * 86400)),
-            input: [0; _],
+            input: [0; frame::LONGEST + LONGEST_MESSAGE],
             have: 0,
             output: Vec::new(),
             sent: 0,
