@@ -1,7 +1,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io::{Read, Write},
+    io::{IoSlice, Read, Write},
     os::fd::AsFd,
     os::unix::net::UnixStream,
     thread,
@@ -11,7 +11,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::{one_way_pipe, pipe, wait};
+use crate::channel::{early::FIRST_PACKET, one_way_pipe, pipe, wait};
 
 fn forever() -> Wait<'static> {
     Wait::forever()
@@ -83,7 +83,7 @@ fn messages_of_all_lengths_arrive_as_they_were_sent() {
 
 #[test]
 fn a_message_larger_than_the_first_room_arrives_as_it_was_sent() {
-    let mut message = vec![0; 3 * FIRST_ROOM + 12345];
+    let mut message = vec![0; 3 * incoming::FIRST_ROOM + 12345];
     for (place, byte) in message.iter_mut().step_by(10_007).enumerate() {
         *byte = place as u8;
     }

@@ -17,7 +17,7 @@ pub enum WaitError {
 
 /// How long a call may block, and what happens when a signal arrives meanwhile.
 ///
-/// Everything that blocks in this crate does it through [`park`](Self::park), so deadlines and signals are seen to in
+/// Everything that blocks in this crate does it through its method `park`, so deadlines and signals are seen to in
 /// one place.
 pub struct Wait<'a> {
     deadline: Option<Instant>,
