@@ -287,10 +287,11 @@ impl Engine {
         }
     }
 
-    /// From now on no worker may be at a task for longer than `limit`. To be called before there are workers.
+    /// From now on no worker may be at a task for longer than `limit`, or a millisecond, if that is longer. To be called
+    /// before there are workers.
     pub fn limit(&self, limit: Duration) {
         self.control.note_times();
-        self.state().limit = Some(limit);
+        self.state().limit = Some(limit.max(Duration::from_millis(1)));
     }
 
     /// Looks whether a worker has been at its task for too long. Returns one that has, and else when to look again.

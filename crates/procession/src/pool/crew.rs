@@ -270,10 +270,7 @@ impl Crew {
         }
         self.engine.settle(job);
         let interest = lock(&self.interests).remove(&job.id());
-        if let Some(waker) = interest.and_then(|interest| interest.waker) {
-            // Others' code.
-            let _ = catch(|| waker.wake());
-        }
+        wake(interest.and_then(|interest| interest.waker));
     }
 
     // The end.
@@ -282,11 +279,9 @@ impl Crew {
     pub(super) fn terminate(&self) {
         self.engine.terminate();
         let interests = std::mem::take(&mut *lock(&self.interests));
-        for interest in interests.into_values() {
-            drop(interest.callback);
-            if let Some(waker) = interest.waker {
-                waker.wake();
-            }
+        for Interest { callback, waker } in interests.into_values() {
+            drop(callback);
+            wake(waker);
         }
         let workers = std::mem::take(&mut lock(&self.staff).workers);
         for worker in workers.values() {
@@ -335,6 +330,13 @@ impl Crew {
     /// The process ids of the workers.
     pub(super) fn pids(&self) -> Vec<u32> {
         lock(&self.staff).workers.values().map(|worker| worker.launched.pid()).collect()
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        // It is others' code, and if it panics, that has been printed.
+        let _ = catch(|| waker.wake());
     }
 }
 

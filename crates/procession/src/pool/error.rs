@@ -215,3 +215,26 @@ pub(super) fn error_of(outcome: &Outcome) -> Option<TaskError> {
         Verdict::Terminated | Verdict::Refused | Verdict::End => TaskError::Terminated,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_worker_is_told_to_its_task() {
+        let pass = |end: End| postcard::from_bytes::<End>(&end.to_bytes()).unwrap();
+        for exit in [Exit::Code(3), Exit::Signal(9), Exit::Unknown] {
+            let TaskError::WorkerLost { pid: 7, exit: told } = pass(End::of(7, exit)).lost() else {
+                panic!("not lost");
+            };
+            assert_eq!(told, exit);
+        }
+        let limit = Duration::from_millis(1500);
+        let late = pass(End::Overdue(7, limit)).lost();
+        assert!(matches!(late, TaskError::TimedOut { pid: 7, limit: told } if told == limit));
+        assert_eq!(late.to_string(), "the task took longer than 1.5s, and its worker (process 7) was killed");
+        let lost = End::of(7, Exit::Signal(11)).lost().to_string();
+        assert_eq!(lost, "the worker (process 7) was ended by signal 11 during the task");
+        assert!(End::NotStarted("no room".into()).describe().ends_with("no room"));
+    }
+}

@@ -298,3 +298,18 @@ fn set_value<R: Message>(outcome: &mut Outcome, value: &mut Option<R>) -> Result
     *value = Some(result_of(outcome)?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_and_results_go_from_thread_to_thread() {
+        fn shared<T: Send + Sync>() {}
+        fn sent<T: Send>() {}
+        shared::<Pool>();
+        shared::<AsyncResult<String>>();
+        shared::<TaskError>();
+        sent::<IMap<std::ops::Range<u8>, String>>();
+    }
+}

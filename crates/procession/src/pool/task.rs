@@ -207,3 +207,93 @@ pub(super) fn results_of<R: Message>(outcome: &mut Outcome) -> Result<Vec<Result
     let each: Vec<Result<R, Panic>> = decode(bytes, descriptors, Reach::Related)?;
     Ok(each.into_iter().map(|result| result.map_err(TaskError::Panicked)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use procession_core::{
+        pool::{Definition, Engine, Next, Order},
+        sync::Wait,
+    };
+
+    use super::*;
+
+    /// What comes of a task, with a worker in this process.
+    fn outcome_of(args: &impl Message, act: impl FnOnce(&Worker, Arguments<'_>, TaskId)) -> Outcome {
+        let engine = Engine::create_with_couriers(1).unwrap();
+        let slot = engine.hire().unwrap().unwrap();
+        let worker = Worker::enter(engine.port(), slot).unwrap();
+        let job = engine.admit(Order::Collected, false, Some(1)).unwrap();
+        let mut room = Vec::new();
+        let encoded = encode(args, &mut room, Reach::Related).unwrap();
+        engine.submit(&job, 0, Definition::default(), 0, &[encoded.bytes]).unwrap();
+        let mut task = worker.take(&mut Wait::forever()).unwrap().unwrap();
+        let descriptors = task.take_descriptors();
+        act(&worker, Arguments { bytes: task.payload(), descriptors }, task.id());
+        engine.poll();
+        match job.next() {
+            Next::Outcome(0, outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run<T: Message>(run: Run, args: &T) -> Outcome {
+        outcome_of(args, |worker, arguments, id| {
+            let mut room = Vec::new();
+            Reply::new(worker, id, &mut room).run(run, arguments).unwrap();
+        })
+    }
+
+    fn third(n: u32) -> u32 {
+        assert_ne!(n, 3, "three");
+        n / 3
+    }
+
+    #[test]
+    fn a_call_has_its_value_or_why_not() {
+        fn type_of<F: Function<(u32,), Output = u32>>(_: F) -> Run {
+            call::<F, (u32,)>
+        }
+        let third_of = |n: u32| result_of::<u32>(&mut run(type_of(third), &(n,)));
+        assert_eq!(third_of(9).unwrap(), 3);
+        assert!(matches!(third_of(3), Err(TaskError::Panicked(panic)) if panic.message.contains("three")));
+        let short = result_of::<u32>(&mut run(type_of(third), &()));
+        assert!(matches!(short, Err(TaskError::Arguments(_))), "{short:?}");
+        let other = result_of::<(u32, String)>(&mut run(type_of(third), &(9_u32,)));
+        assert!(matches!(other, Err(TaskError::Decode(_))), "{other:?}");
+    }
+
+    #[test]
+    fn a_chunk_of_a_stream_has_each_result() {
+        fn type_of<F: Function<(u32,), Output = u32>>(_: F) -> Run {
+            stream_chunk::<F, u32>
+        }
+        let chunk = |items: Vec<u32>| results_of::<u32>(&mut run(type_of(third), &items)).unwrap();
+        let values = |items| chunk(items).into_iter().map(Result::ok).collect::<Vec<_>>();
+        assert_eq!(values(vec![0, 6, 9]), [Some(0), Some(2), Some(3)]);
+        assert_eq!(values(vec![3, 6, 3, 9]), [None, Some(2), None, Some(3)]);
+        assert!(values(vec![]).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_result_of_a_chunk_is_an_error() {
+        for payload in [&[][..], &[9], &[1, 1], &[5, 5, 0]] {
+            let mut outcome = outcome_of(&(), |worker, _, id| worker.finish(id, Verdict::Done, &[payload]).unwrap());
+            assert!(matches!(results_of::<String>(&mut outcome), Err(TaskError::Decode(_))), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn a_panic_behind_the_result_changes_nothing() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("too late");
+            }
+        }
+        let late: Run = |_, reply| {
+            let _bomb = Bomb;
+            reply.value(&5_u8)
+        };
+        assert_eq!(result_of::<u8>(&mut run(late, &())).unwrap(), 5);
+    }
+}
