@@ -79,7 +79,7 @@ compiled: develop
 .PHONY: lint
 lint: develop
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -96,8 +96,8 @@ format: venv
 .PHONY: test-rust
 test-rust: export PROCESSION_CONFORMANCE_PYTHON = needed
 test-rust: develop
-	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests) $(ARGS)
-	cargo test --doc
+	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests) --all-features $(ARGS)
+	cargo test --doc --all-features
 
 ## test-loom      the algorithms on atomics under every order of events (loom)
 .PHONY: test-loom
