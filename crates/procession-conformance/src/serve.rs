@@ -6,6 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
+    rc::Rc,
     time::Duration,
 };
 
@@ -17,6 +18,12 @@ pub trait Object {
     ///
     /// The kind of an error that is among what is to happen.
     fn call(&self, method: &str, arguments: &[&str]) -> Answer;
+}
+
+impl<T: Object + ?Sized> Object for Rc<T> {
+    fn call(&self, method: &str, arguments: &[&str]) -> Answer {
+        (**self).call(method, arguments)
+    }
 }
 
 /// What a method answers: a result, or the kind of an error.

@@ -12,7 +12,8 @@ fn play(driver: Option<Driver>, scenario: fn(&mut Stage)) {
     }
 }
 
-/// The tests of one driver: `all` scenarios, or those that are `common` to every implementation.
+/// The tests of one driver: `all` scenarios, those that can be written with a `typed` interface, or those that are
+/// `common` to every implementation.
 macro_rules! suite {
     (all $driver:ident common $common:tt deaths $deaths:tt misuse $misuse:tt) => {
         mod $driver {
@@ -22,6 +23,14 @@ macro_rules! suite {
             }
             mod misuse {
                 groups! { $driver $misuse }
+            }
+        }
+    };
+    (typed $driver:ident common $common:tt deaths $deaths:tt misuse $misuse:tt) => {
+        mod $driver {
+            groups! { $driver $common }
+            mod deaths {
+                groups! { $driver $deaths }
             }
         }
     };
@@ -57,6 +66,14 @@ mod driver {
 
     pub(crate) fn core() -> Option<Driver> {
         Some(Driver::new(env!("CARGO_BIN_EXE_core_driver"), [""; 0]))
+    }
+
+    pub(crate) fn rust_spawn() -> Option<Driver> {
+        Some(Driver::new(env!("CARGO_BIN_EXE_rust_driver"), ["spawn"]))
+    }
+
+    pub(crate) fn rust_forkserver() -> Option<Driver> {
+        Some(Driver::new(env!("CARGO_BIN_EXE_rust_driver"), ["forkserver"]))
     }
 
     /// The interpreter that make uses, or that of `.venv`.
@@ -111,6 +128,8 @@ mod driver {
 }
 
 for_each_scenario! { suite all core }
+for_each_scenario! { suite typed rust_spawn }
+for_each_scenario! { suite typed rust_forkserver }
 for_each_scenario! { suite all python_spawn }
 for_each_scenario! { suite all python_fork }
 for_each_scenario! { suite all python_forkserver }
