@@ -25,7 +25,7 @@ pub(crate) struct Launched {
     pub(crate) pipes: Pipes,
     /// Who has to be asked how it ended, if it is no child of this process.
     server: Option<Arc<Server>>,
-    socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
     heard: Mutex<Heard>,
 }
 
@@ -104,6 +104,18 @@ impl Launched {
             }
         }
         Ok(heard.exit)
+    }
+
+    /// Whether it is known how the process, which has ended, did so: its own end may take a moment to get to the fork
+    /// server. Its socket becomes readable then.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn knows_its_end(&self) -> io::Result<bool> {
+        let Some(server) = &self.server else { return Ok(true) };
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.listen(&mut heard)?;
+        let gone =
+            || procession_core::process::wait_readable(server.control(), &mut Wait::timeout(Duration::ZERO)).is_ok();
+        Ok(heard.exit.is_some() || gone())
     }
 
     /// What the process, which has ended, told. It is given out once.

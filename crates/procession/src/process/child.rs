@@ -36,7 +36,7 @@ use crate::{
 ///
 /// In a forked child it is of no use: only the process that started a child can wait for it.
 pub struct Child<R> {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     stdin: Option<PipeWriter>,
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,

@@ -144,7 +144,7 @@ pub fn active_children() -> Vec<ActiveChild> {
 
 /// A child of this process, whatever it returns. See [`active_children`].
 #[derive(Clone, Debug)]
-pub struct ActiveChild(Arc<Shared>);
+pub struct ActiveChild(pub(super) Arc<Shared>);
 
 /// What can be done with a child, whatever it returns.
 macro_rules! common {

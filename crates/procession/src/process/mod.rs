@@ -11,6 +11,8 @@ mod current;
 mod fork;
 mod settings;
 mod streams;
+#[cfg(feature = "tokio")]
+mod tokio;
 
 pub use builder::{Builder, Process};
 pub use child::{Child, JoinError};

@@ -1,0 +1,2 @@
+#[procession::main]
+async fn main() {}

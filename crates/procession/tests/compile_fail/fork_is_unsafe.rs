@@ -1,0 +1,3 @@
+fn main() {
+    procession::process::fork(|| 5).unwrap();
+}
