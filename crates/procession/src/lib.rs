@@ -8,7 +8,7 @@ mod array;
 mod asynchronous;
 mod bootstrap;
 mod code;
-mod connection;
+pub mod connection;
 pub mod forkserver;
 mod function;
 mod handover;
@@ -37,7 +37,7 @@ pub use array::{Array, ArrayGuard, IndexError, RawArray};
 pub use code::ForeignCode;
 #[cfg(feature = "tokio")]
 pub use connection::AsyncConnection;
-pub use connection::{Connection, Iter, Never, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError};
+pub use connection::{Connection, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError};
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};
 pub use init::{init, set_executable};

@@ -7,11 +7,15 @@ use procession_core::{
     channel::{self, ConnectionError, HandshakeError, ListenerOptions},
     sync::{Wait, WaitError},
 };
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 pub use procession_core::channel::AuthenticationError;
 
-use crate::{Address, Connection, current_process};
+use crate::{
+    Address, Connection, current_process,
+    handover::{Claimed, Lent},
+};
 
 /// How long a client may take for its side of the handshake, unless the listener says otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +107,9 @@ impl From<channel::AcceptError> for AcceptError {
 /// Clones are the same listener, and several threads may accept. The socket is closed with the last clone, and the file of
 /// a Unix socket is removed. (After a kill it stays there; remove it before listening again.)
 ///
+/// A listener can be sent to other processes of this machine, which then accept too, each client in one of them. The file
+/// goes with the process that bound it.
+///
 /// # Keys
 ///
 /// Each side proves to the other that it has the key, which is never sent, before anything else is received. The
@@ -189,11 +196,11 @@ impl<S, R> Listener<S, R> {
     /// ```
     /// use procession::{Address, Listener};
     ///
-    /// let builder = Listener::<u32, u32>::builder().authkey(b"our secret").backlog(5);
-    /// let listener: Listener<u32, u32> = builder.bind(&Address::tcp("localhost", 0))?;
+    /// let address = Address::tcp("localhost", 0);
+    /// let listener: Listener<u32, u32> = Listener::builder().authkey(b"our secret").backlog(5).bind(&address)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn builder() -> ListenerBuilder {
+    pub fn builder() -> ListenerBuilder<S, R> {
         ListenerBuilder::new()
     }
 
@@ -236,6 +243,11 @@ impl<S, R> Listener<S, R> {
     /// [`AcceptError::TimedOut`], or as [`accept`](Self::accept).
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Connection<S, R>, AcceptError> {
         self.accept_within(&mut Wait::timeout(timeout))
+    }
+
+    fn with(core: channel::Listener, key: Option<Vec<u8>>, patience: Duration, message_limit: usize) -> Self {
+        let address = core.address().clone().into();
+        Self { shared: Arc::new(Shared { core, address, key, patience, message_limit }), types: PhantomData }
     }
 
     fn accept_within(&self, wait: &mut Wait<'_>) -> Result<Connection<S, R>, AcceptError> {
@@ -284,6 +296,23 @@ impl<S, R> fmt::Debug for Listener<S, R> {
     }
 }
 
+impl<S, R> Serialize for Listener<S, R> {
+    fn serialize<T: Serializer>(&self, serializer: T) -> Result<T::Ok, T::Error> {
+        let Shared { key, patience, message_limit, .. } = &*self.shared;
+        // The descriptor goes only where the key may go too.
+        (Lent::own(self.as_fd()), key, patience, *message_limit as u64).serialize(serializer)
+    }
+}
+
+impl<'de, S, R> Deserialize<'de> for Listener<S, R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (Claimed(socket), key, patience, limit): (_, _, _, u64) = Deserialize::deserialize(deserializer)?;
+        let core = channel::Listener::from_socket(socket).map_err(de::Error::custom)?;
+        let message_limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(Self::with(core, key, patience, message_limit))
+    }
+}
+
 /// Readable when a client has connected: see [`wait`](crate::wait()). It may turn out not to have the key.
 impl<S, R> AsFd for Listener<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -292,40 +321,63 @@ impl<S, R> AsFd for Listener<S, R> {
 }
 
 /// The properties of a [`Listener`].
-#[derive(Clone)]
 #[must_use = "nothing listens before `bind` or `private`"]
-pub struct ListenerBuilder {
+pub struct ListenerBuilder<S, R> {
     key: Key,
     options: ListenerOptions,
     patience: Duration,
     message_limit: usize,
+    types: PhantomData<fn(S) -> R>,
 }
 
-impl ListenerBuilder {
+impl<S, R> ListenerBuilder<S, R> {
     /// The usual properties: the key of this process, a backlog of 128 clients, 20 seconds for each handshake, messages
     /// of any length.
     ///
     /// ```
-    /// let listener = procession::ListenerBuilder::new().private::<u32, u32>()?;
+    /// use procession::{Listener, ListenerBuilder};
+    ///
+    /// let listener: Listener<u32, u32> = ListenerBuilder::new().private()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn new() -> Self {
-        Self { key: Key::OfProcess, options: ListenerOptions::default(), patience: PATIENCE, message_limit: usize::MAX }
+        Self {
+            key: Key::OfProcess,
+            options: ListenerOptions::default(),
+            patience: PATIENCE,
+            message_limit: usize::MAX,
+            types: PhantomData,
+        }
     }
 
     /// The key that clients have to have. Without this it is the one of this process, which its children have too.
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().authkey(b"our secret").private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn authkey(mut self, key: &[u8]) -> Self {
         self.key = Key::Given(key.to_vec());
         self
     }
 
     /// No key: whoever can connect is accepted, and nobody is asked to prove anything.
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().without_authkey().private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn without_authkey(mut self) -> Self {
         self.key = Key::None;
         self
     }
 
     /// How many clients may wait to be accepted. Others wait in [`Client::connect`].
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().backlog(1000).private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn backlog(mut self, clients: u32) -> Self {
         self.options.backlog = clients;
         self
@@ -333,18 +385,33 @@ impl ListenerBuilder {
 
     /// The mode of the file of a Unix socket, less what the umask takes away. Without this it is `0o600`: only the owner may
     /// connect.
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().mode(0o660).private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn mode(mut self, mode: u32) -> Self {
         self.options.mode = mode;
         self
     }
 
     /// How long a client may take to show that it has the key.
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().handshake_timeout(std::time::Duration::from_secs(2)).private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.patience = timeout;
         self
     }
 
     /// The longest message that clients may send: see [`Connection::set_message_limit`].
+    ///
+    /// ```
+    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().message_limit(1 << 20).private()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn message_limit(mut self, bytes: usize) -> Self {
         self.message_limit = bytes;
         self
@@ -355,7 +422,7 @@ impl ListenerBuilder {
     /// # Errors
     ///
     /// As [`Listener::bind`].
-    pub fn bind<S, R>(&self, address: &Address) -> io::Result<Listener<S, R>> {
+    pub fn bind(&self, address: &Address) -> io::Result<Listener<S, R>> {
         self.listener(channel::Listener::bind(&address.0, &self.options)?)
     }
 
@@ -364,29 +431,28 @@ impl ListenerBuilder {
     /// # Errors
     ///
     /// As [`Listener::private`].
-    pub fn private<S, R>(&self) -> io::Result<Listener<S, R>> {
+    pub fn private(&self) -> io::Result<Listener<S, R>> {
         self.listener(channel::Listener::private(&self.options)?)
     }
 
-    fn listener<S, R>(&self, core: channel::Listener) -> io::Result<Listener<S, R>> {
-        let shared = Shared {
-            address: core.address().clone().into(),
-            core,
-            key: self.key.get(),
-            patience: self.patience,
-            message_limit: self.message_limit,
-        };
-        Ok(Listener { shared: Arc::new(shared), types: PhantomData })
+    fn listener(&self, core: channel::Listener) -> io::Result<Listener<S, R>> {
+        Ok(Listener::with(core, self.key.get(), self.patience, self.message_limit))
     }
 }
 
-impl Default for ListenerBuilder {
+impl<S, R> Default for ListenerBuilder<S, R> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for ListenerBuilder {
+impl<S, R> Clone for ListenerBuilder<S, R> {
+    fn clone(&self) -> Self {
+        Self { key: self.key.clone(), options: self.options.clone(), ..*self }
+    }
+}
+
+impl<S, R> fmt::Debug for ListenerBuilder<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ListenerBuilder").field("options", &self.options).finish_non_exhaustive()
     }
@@ -398,7 +464,7 @@ impl fmt::Debug for ListenerBuilder {
 /// use procession::{Client, Connection, Listener};
 /// use std::{thread, time::Duration};
 ///
-/// let listener = Listener::<String, u32>::builder().authkey(b"secret").private::<String, u32>()?;
+/// let listener: Listener<String, u32> = Listener::builder().authkey(b"secret").private()?;
 /// let server = listener.clone();
 /// let server = thread::spawn(move || server.accept().unwrap().send(&"welcome".to_owned()).unwrap());
 ///

@@ -5,14 +5,15 @@ use std::{
     io::{self, Read, Write},
     net::TcpListener,
     os::fd::OwnedFd,
+    process::{Command, Stdio},
     sync::Arc,
     thread,
     time::Duration,
 };
 
 use procession::{
-    AcceptError, Address, Client, ConnectError, Connection, Handle, Listener, Plain, Process, Receiver, RecvError,
-    RecvTimeoutError, SendError, Sender, TryRecvError, one_way_pipe, pipe, wait,
+    AcceptError, Address, Child, Client, ConnectError, Connection, Handle, Listener, Plain, Process, Receiver,
+    RecvError, RecvTimeoutError, SendError, Sender, TryRecvError, one_way_pipe, pipe, wait,
 };
 use serde::{Deserialize, Serialize};
 
@@ -421,8 +422,55 @@ fn descriptors_go_to_local_clients_only() {
 }
 
 #[test]
+fn a_listener_is_served_by_several_processes() {
+    fn serve(listener: Listener<u32, ()>) {
+        // It ends with the test.
+        for connection in listener.incoming().flatten() {
+            connection.send(&std::process::id()).unwrap();
+        }
+    }
+    let listener = Listener::private().unwrap();
+    let servers: Vec<_> = (0..2).map(|_| Process::spawn(serve, (listener.clone(),)).unwrap()).collect();
+    let pids: Vec<u32> = servers.iter().map(Child::pid).collect();
+    for _ in 0..20 {
+        let client: Connection<(), u32> = Client::new(listener.address().clone()).connect().unwrap();
+        assert!(pids.contains(&client.recv().unwrap()));
+    }
+    let path = listener.address().path().unwrap().to_owned();
+    for server in servers {
+        server.kill().unwrap();
+        server.join().unwrap_err();
+    }
+    assert!(path.exists());
+    drop(listener);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_standard_package_of_python_is_understood() {
+    let script = "
+import sys
+from multiprocessing.connection import Client
+with Client(sys.argv[1], authkey=b'our key') as connection:
+    connection.send_bytes(b'from Python')
+    print(connection.recv_bytes().decode())
+";
+    let listener: Listener<Vec<u8>, String> = Listener::builder().authkey(b"our key").private().unwrap();
+    let python = std::env::var("VIRTUAL_ENV").map_or("python3".into(), |venv| format!("{venv}/bin/python"));
+    let path = listener.address().path().unwrap();
+    let Ok(client) = Command::new(python).args(["-c", script]).arg(path).stdout(Stdio::piped()).spawn() else {
+        eprintln!("there is no Python to talk to: nothing was tested");
+        return;
+    };
+    let connection = listener.accept().unwrap();
+    assert_eq!(connection.recv().unwrap(), "from Python");
+    connection.send(&b"from Rust".to_vec()).unwrap();
+    assert_eq!(client.wait_with_output().unwrap().stdout, b"from Rust\n");
+}
+
+#[test]
 fn keys_that_differ_keep_apart() {
-    let listener: Listener<u32, u32> = Listener::<u32, u32>::builder().authkey(b"one").private().unwrap();
+    let listener: Listener<u32, u32> = Listener::builder().authkey(b"one").private().unwrap();
     let address = listener.address().clone();
     let client = thread::spawn(|| Client::new(address).authkey(b"another").connect::<u32, u32>());
     let error = listener.accept().unwrap_err();
@@ -434,7 +482,7 @@ fn keys_that_differ_keep_apart() {
 #[test]
 fn one_who_says_nothing_is_given_up_and_holds_up_nobody() {
     let listener: Arc<Listener<u32, u32>> =
-        Arc::new(Listener::<u32, u32>::builder().handshake_timeout(Duration::from_millis(200)).private().unwrap());
+        Arc::new(Listener::builder().handshake_timeout(Duration::from_millis(200)).private().unwrap());
     let silent = std::os::unix::net::UnixStream::connect(listener.address().path().unwrap()).unwrap();
     let address = listener.address().clone();
     let client = thread::spawn(|| Client::new(address).connect::<u32, u32>().unwrap());

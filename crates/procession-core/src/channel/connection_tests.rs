@@ -150,6 +150,35 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_of_a_stream_are_messages_and_then_an_end(
+        bytes in proptest::collection::vec(prop_oneof![4 => 0..4u8, 1 => any::<u8>()], 0..400),
+        limit in 0..100usize,
+    ) {
+        let (connection, mut peer) = with_a_foreign_peer();
+        peer.write_all(&bytes).unwrap();
+        drop(peer);
+        let mut rest = &bytes[..];
+        loop {
+            match connection.receive_at_most(limit, &mut forever()) {
+                Ok(body) => {
+                    prop_assert!(body.len() <= limit);
+                    let Some(Decoded::Complete { header, length }) = frame::decode(rest) else { panic!() };
+                    prop_assert_eq!(&body, &rest[header..header + length]);
+                    rest = &rest[header + length..];
+                }
+                Err(ConnectionError::Ended) => break prop_assert!(rest.is_empty()),
+                // Which of these it is depends on what the bytes say; there is no message after it.
+                Err(ConnectionError::Truncated | ConnectionError::BadLength) => {
+                    let after = connection.receive(&mut forever()).unwrap_err();
+                    prop_assert!(matches!(after, ConnectionError::Ended | ConnectionError::OutOfStep), "{after:?}");
+                    break;
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn any_packets_are_a_message_or_an_error(
         packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6),
         length in 0..60i32,

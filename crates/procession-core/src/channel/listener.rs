@@ -165,6 +165,20 @@ impl Listener {
         Ok(Self { socket, address, file, pending: ForkLocal::new() })
     }
 
+    /// One that another process has bound, and whose socket it has handed over. The file stays that process's.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] if this is no socket that listens for streams.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        let listens = sockopt::socket_acceptconn(&socket).unwrap_or(false)
+            && sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::STREAM);
+        let address = getsockname(&socket).ok().and_then(address_of).filter(|_| listens);
+        let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { socket, address, file: None, pending: ForkLocal::new() })
+    }
+
     /// Where it listens: for clients to [`connect`] to. The port is the real one.
     pub fn address(&self) -> &Address {
         &self.address

@@ -109,6 +109,22 @@ fn only_the_owner_may_enter_and_the_files_go_with_the_listener() {
 }
 
 #[test]
+fn a_listener_is_handed_over_by_its_socket() {
+    for listener in each_kind() {
+        let copy = Listener::from_socket(listener.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(copy.address(), listener.address());
+        drop(copy);
+        let copy = Listener::from_socket(listener.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        connect(listener.address(), &mut forever()).unwrap();
+        copy.accept(&mut forever()).unwrap();
+    }
+    let (one, _other) = UnixStream::pair().unwrap();
+    for other in [OwnedFd::from(one), io::pipe().unwrap().0.into()] {
+        assert_eq!(Listener::from_socket(other).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn a_file_that_came_in_its_place_stays() {
     let folder = PrivateFolder::create().unwrap();
     let path = folder.0.join("here");
@@ -264,6 +280,80 @@ fn many_clients_and_many_threads_that_accept() {
             });
         }
     });
+}
+
+mod in_parts {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::channel::{Handshake, Step, frame::Header};
+
+    /// A client that sends what it has to in pieces of such lengths, and its listener, served whenever a piece has come.
+    fn handshake(lengths: &[usize], theirs: &[u8], ours: &[u8]) -> Result<(), HandshakeError> {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        there.set_nonblocking(true).unwrap();
+        let mut pending = Pending::new(here.into(), None, Handshake::listener(ours).unwrap(), Duration::MAX);
+        let mut client = Handshake::client(theirs).unwrap();
+        let mut lengths = lengths.iter().cycle();
+        let mut received = Vec::new();
+        loop {
+            if pending.is_over() {
+                return match pending.result() {
+                    Ok(_) => Ok(()),
+                    Err(AcceptError::Client { error, .. }) => Err(error),
+                    Err(error) => panic!("{error:?}"),
+                };
+            }
+            match client.step() {
+                Step::Send(message) => {
+                    let mut rest = &[Header::new(message.len()).as_bytes(), &message].concat()[..];
+                    while !rest.is_empty() {
+                        let length = *lengths.next().unwrap();
+                        let (piece, after) = rest.split_at(length.min(rest.len()));
+                        there.write_all(piece).unwrap();
+                        rest = after;
+                        assert!(rest.is_empty() || !pending.is_over());
+                    }
+                }
+                Step::Receive => {
+                    let mut piece = [0; 7];
+                    if let Ok(length) = there.read(&mut piece) {
+                        received.extend(&piece[..length]);
+                    }
+                    if let Some(length) =
+                        received.get(3).map(|&length| usize::from(length)).filter(|it| received.len() == 4 + it)
+                    {
+                        client.received(&received[4..][..length]);
+                        received.clear();
+                    }
+                }
+                Step::End(_) => {}
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_handshake_may_come_in_any_pieces(lengths in proptest::collection::vec(1..60usize, 1..10)) {
+            prop_assert!(handshake(&lengths, b"key", b"key").is_ok());
+            let refused = handshake(&lengths, b"another", b"key");
+            prop_assert!(matches!(refused, Err(HandshakeError::Authentication(_))), "{:?}", refused);
+        }
+
+        #[test]
+        fn whatever_a_client_sends_it_is_refused_or_waited_for(
+            bytes in proptest::collection::vec(prop_oneof![3 => 0..5u8, 1 => any::<u8>()], 0..600),
+        ) {
+            let (here, mut there) = UnixStream::pair().unwrap();
+            let mut pending = Pending::new(here.into(), None, Handshake::listener(b"key").unwrap(), Duration::MAX);
+            there.write_all(&bytes).unwrap();
+            if !pending.is_over() {
+                drop(there);
+                prop_assert!(pending.is_over());
+            }
+            prop_assert!(pending.result().is_err());
+        }
+    }
 }
 
 /// The standard package of each Python found, at the other end.

@@ -1,4 +1,4 @@
-//! Typed messages between two processes.
+//! Typed messages between two processes: [`Connection`], its errors, and what few programs name.
 
 use std::{
     fmt, io,
