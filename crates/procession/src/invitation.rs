@@ -142,28 +142,26 @@ impl Reader {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let mut array = [MaybeUninit::new(0); N];
-        self.fill(&mut array)?;
-        // SAFETY: a byte was written to each place, at the latest by `fill`.
-        Ok(array.map(|byte| unsafe { byte.assume_init() }))
+        self.next(N)?.try_into().map_err(|_| cut_short())
     }
 
     fn next(&mut self, length: usize) -> Result<Vec<u8>, String> {
         if length > self.contents.len() - self.at {
-            return Err("the invitation is cut short".into());
+            return Err(cut_short());
         }
         let mut bytes = Vec::with_capacity(length);
-        self.fill(&mut bytes.spare_capacity_mut()[..length])?;
-        // SAFETY: `fill` has written all of it.
+        self.contents
+            .copy_from(self.at, &mut bytes.spare_capacity_mut()[..length])
+            .map_err(|error| format!("the invitation can't be read: {error}"))?;
+        // SAFETY: all of it was written.
         unsafe { bytes.set_len(length) };
+        self.at += length;
         Ok(bytes)
     }
+}
 
-    fn fill(&mut self, into: &mut [MaybeUninit<u8>]) -> Result<(), String> {
-        let read = self.contents.copy_from(self.at, into);
-        self.at += into.len();
-        read.map_err(|error| format!("the invitation can't be read: {error}"))
-    }
+fn cut_short() -> String {
+    "the invitation is cut short".into()
 }
 
 impl Source for Contents {
