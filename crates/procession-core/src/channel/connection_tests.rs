@@ -11,7 +11,11 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::{early::FIRST_PACKET, one_way_pipe, pipe, wait};
+use crate::channel::{
+    early::FIRST_PACKET,
+    frame::{self, Decoded},
+    one_way_pipe, pipe, wait,
+};
 
 fn forever() -> Wait<'static> {
     Wait::forever()
