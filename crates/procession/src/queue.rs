@@ -97,7 +97,7 @@ impl<T> Queue<T> {
     ///
     /// Descriptors (a queue has four) or memory are lacking.
     pub fn new() -> io::Result<Self> {
-        Self::of(channel::Queue::create_with_courier(None)?)
+        Ok(Self { queue: channel::Queue::create_with_courier(None)?, of: PhantomData })
     }
 
     /// As [`new`](Self::new).
@@ -118,11 +118,7 @@ impl<T> Queue<T> {
         if capacity == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a queue has room for one value at least"));
         }
-        Self::of(channel::Queue::create_with_courier(Some(capacity as u64))?)
-    }
-
-    fn of(queue: channel::Queue) -> io::Result<Self> {
-        Ok(Self { queue, of: PhantomData })
+        Ok(Self { queue: channel::Queue::create_with_courier(Some(capacity as u64))?, of: PhantomData })
     }
 
     /// How many values are in it: exact, as of a moment during the call.
@@ -321,7 +317,7 @@ impl<T: Message> Queue<T> {
         let mut put = 0;
         while put < values.len() {
             let step = if is_buffer::<T>() {
-                // Each is large enough, or its copying would be.
+                // Their bytes are where they are: to gather them would be one copy more.
                 self.put_ref(&values[put]).map(|()| 1)
             } else {
                 let messages: Vec<[&[u8]; 1]> = batch.messages(put).map(|bytes| [bytes]).collect();

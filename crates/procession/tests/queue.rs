@@ -9,7 +9,7 @@ use std::{
 };
 
 use procession::{
-    Child, Handle, JoinableQueue, Process, Queue, SimpleQueue,
+    Child, Handle, JoinableQueue, Pool, Process, Queue, SimpleQueue,
     queue::{GetError, GetTimeoutError, PutFailure, TryGetError},
 };
 use proptest::prelude::*;
@@ -403,6 +403,25 @@ fn a_simple_queue_goes_along_too() {
     queue.put((1, "one".into())).unwrap();
     assert_eq!(child.join().unwrap(), (1, "one".into()));
     assert!(queue.is_empty());
+}
+
+#[test]
+fn tasks_of_a_pool_are_given_queues_and_give_queues_back() {
+    let pool = Pool::new(2).unwrap();
+    let queue = Queue::new().unwrap();
+    let put = |queue: Queue<u32>, number: u32| {
+        queue.put(number).unwrap();
+        let back = Queue::new().unwrap();
+        back.put(number.to_string()).unwrap();
+        back
+    };
+    let results: Vec<_> = (0..50).map(|number| pool.apply_async(put, (queue.clone(), number)).unwrap()).collect();
+    for (number, result) in results.into_iter().enumerate() {
+        assert_eq!(next(&result.get().unwrap()), number.to_string());
+    }
+    let mut all = queue.get_many(50).unwrap();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..50));
 }
 
 /// Lets a process work for a while and kills it.
