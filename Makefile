@@ -36,6 +36,11 @@ help:
 run: compiled
 	$(BIN)/python examples/compare.py $(ARGS)
 
+## tour           see the Rust face at work: what is there, what becomes of the dead, how long things take
+.PHONY: tour
+tour:
+	cargo run --release --package procession --example tour
+
 ## test           everything below from lint to test-versions
 .PHONY: test
 test: lint test-rust test-loom test-python tutorials conformance-part test-versions

@@ -46,7 +46,6 @@ use super::{
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "to wait for the result, call `get` or `wait`, or await it"]
 pub struct AsyncResult<R>(Arc<Call<R>>);
 
 impl<R> fmt::Debug for AsyncResult<R> {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -13,7 +13,7 @@ use procession_core::{process, sync::Wait};
 use crate::published::Published;
 
 /// What a process knows of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Current {
     pub(crate) name: String,
     /// The way down to it from the main process, which has none: the how-manieth child of each it was.
@@ -87,8 +87,20 @@ pub fn current_process() -> CurrentProcess {
 }
 
 /// The process that calls, as returned by [`current_process`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct CurrentProcess(&'static Current);
+
+/// The key is nothing for logs.
+impl fmt::Debug for CurrentProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurrentProcess")
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("daemon", &self.is_daemon())
+            .field("parent", &self.0.parent)
+            .finish_non_exhaustive()
+    }
+}
 
 impl CurrentProcess {
     /// Its name: what it was given, or `MainProcess`, or `Process-` and its number among the children of its parent, which is that
@@ -209,6 +221,12 @@ mod tests {
         assert_eq!(current_process().authkey().len(), 32);
         assert_eq!(current_process().authkey(), current_process().authkey());
         assert!(parent_process().is_none());
+    }
+
+    #[test]
+    fn the_key_is_not_printed() {
+        let printed = format!("{:?}", current_process());
+        assert!(printed.contains("MainProcess") && !printed.contains("key"), "{printed}");
     }
 
     #[test]
