@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use crate::{
-    init,
+    init, interrupts,
     invitation::{self, EXIT_NOT_BEGUN, Invitation, Place, Setup, WayBack},
     process::{Current, Environment, ParentProcess, at_exit, parent_process},
     start::{Entry, Started, set_start_method},
@@ -110,6 +110,9 @@ pub(crate) fn set_up(setup: Setup, descriptors: &mut impl Iterator<Item = OwnedF
         if unsafe { libc::dup2(stream.as_raw_fd(), number) } == -1 {
             return Err(format!("standard stream {number} can't be set: {}", io::Error::last_os_error()));
         }
+    }
+    if let Some(blocked) = setup.interrupts_blocked {
+        interrupts::block(blocked);
     }
     change_environment(&setup.environment);
     set_limits(&setup)?;

@@ -46,6 +46,7 @@ use procession_core::{
 use crate::{
     StartError, StartMethod, bootstrap,
     code::Code,
+    interrupts,
     launched::Launched,
     panic,
     process::{Settings, Stdio},
@@ -115,6 +116,8 @@ fn running() -> Result<Arc<Server>, StartError> {
     if let Some(before) = before {
         // Reaped. Those who wait for its children find out by themselves.
         before.process.exit()?;
+        #[cfg(feature = "tracing")]
+        tracing::warn!(pid = before.process.pid(), exit = ?before.process.exit(), "the fork server has ended");
     }
     let (control, servers) = process::message_sockets()?;
     let preload = PRELOAD.get().map(|preload| Code::of(*preload as *const ())).transpose()?;
@@ -126,13 +129,18 @@ fn running() -> Result<Arc<Server>, StartError> {
         stdio: [Some(Stdio::null()), None, None],
         ..Settings::default()
     };
-    let process = launch(Launch {
-        entry: serve,
-        payload: &payload,
-        descriptors: vec![servers],
-        settings: &settings,
-        method: StartMethod::Spawn,
+    // A Ctrl-C that comes before the server ignores it waits until then.
+    let process = interrupts::blocked_while(|| {
+        launch(Launch {
+            entry: serve,
+            payload: &payload,
+            descriptors: vec![servers],
+            settings: &settings,
+            method: StartMethod::Spawn,
+        })
     })?;
+    #[cfg(feature = "tracing")]
+    tracing::debug!(pid = process.pid(), "a fork server was started");
     let running = Arc::new(Server { control, process });
     *server = Some(Arc::clone(&running));
     Ok(running)
@@ -206,7 +214,7 @@ impl Server {
 /// The entry of the server, and on the way of each of its children.
 fn serve(started: Started) -> i32 {
     let Started { payload, descriptors, back } = started;
-    // Ctrl-C is for the program. The children get back what was before.
+    // Ctrl-C is for the program. The children get back what was before, and what their starter has blocked.
     // SAFETY: no handler is set.
     let before = unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     let prepared = postcard::from_bytes(&payload).map_err(|error| error.to_string()).and_then(prepare);

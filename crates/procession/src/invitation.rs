@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) directory: bool,
     pub(crate) stdio: [Place; 3],
     pub(crate) limits: Vec<(Resource, u64)>,
+    /// In a child of the fork server: whether SIGINT is blocked. Others inherit that.
+    pub(crate) interrupts_blocked: Option<bool>,
     /// How it differs, unless that was seen to when the program was executed.
     pub(crate) environment: Environment,
 }

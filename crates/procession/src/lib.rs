@@ -13,6 +13,7 @@ pub mod forkserver;
 mod function;
 mod handover;
 mod init;
+mod interrupts;
 mod invitation;
 mod joinable_queue;
 mod launched;

@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::{
     EncodeError, ForeignCode,
     code::Code,
-    forkserver, init,
+    forkserver, init, interrupts,
     invitation::{self, Setup},
     launched::Launched,
     process::{Current, Environment, Settings, Streams, usual_name},
@@ -203,6 +203,7 @@ impl<'a> Prepared<'a> {
             // The server has the same parent.
             parent: (!copied).then(|| (current.name.clone(), std::process::id())),
             method: start_method(),
+            interrupts_blocked: copied.then(interrupts::are_blocked),
             directory: directory.is_some(),
             stdio: streams.places,
             limits: settings.limits.clone(),

@@ -34,6 +34,16 @@ fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
+#[allow(unsafe_code)]
+fn mask_interrupts(how: libc::c_int) {
+    // SAFETY: all zeros is an empty set.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a set of this function's own.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGINT) };
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
+}
+
 fn parent_of(pid: u32) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -224,6 +234,25 @@ fn kill(pid: u32) {
         let _ = process.send_signal(libc::SIGKILL);
         process.wait(&mut Wait::forever()).unwrap();
     }
+}
+
+#[test]
+fn children_can_be_interrupted_whatever_was_blocked_when_the_server_was_started() {
+    let _alone = alone();
+    mask_interrupts(libc::SIG_BLOCK);
+    forkserver::ensure_running().unwrap();
+    let blocked = builder().spawn(sleep_for_ever, ()).unwrap();
+    mask_interrupts(libc::SIG_UNBLOCK);
+    let child = builder().spawn(sleep_for_ever, ()).unwrap();
+    child.interrupt().unwrap();
+    assert_eq!(child.wait(), Exit::Signal(libc::SIGINT));
+    blocked.interrupt().unwrap();
+    assert_eq!(blocked.wait_timeout(Duration::from_millis(50)), None);
+    blocked.kill().unwrap();
+    // It is not for the server.
+    let server = Sentinel::open(forkserver::pid().unwrap()).unwrap();
+    server.send_signal(libc::SIGINT).unwrap();
+    assert!(server.wait(&mut Wait::timeout(Duration::from_millis(50))).is_err());
 }
 
 #[test]

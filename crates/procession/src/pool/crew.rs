@@ -19,10 +19,11 @@ use procession_core::{
 use super::{
     error::{End, PoolError, SubmitError},
     task::Run,
-    worker::{self, Orders, with_interrupts_blocked},
+    worker::{self, Orders},
 };
 use crate::{
     code::Code,
+    interrupts,
     launched::Launched,
     message::EncodeError,
     panic::catch,
@@ -364,7 +365,7 @@ impl Staff {
         settings.name = Some(format!("{name}-{started}"));
         let entry = worker::work;
         // A Ctrl-C that comes before the worker is ready for it waits until it is.
-        let launched = with_interrupts_blocked(|| {
+        let launched = interrupts::blocked_while(|| {
             launch(Launch { entry, payload: &payload, descriptors, settings, method: *method })
         })?;
         #[cfg(feature = "tracing")]

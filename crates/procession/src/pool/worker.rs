@@ -11,7 +11,7 @@ use procession_core::{
 use serde::{Deserialize, Serialize};
 
 use super::task::{Arguments, Reply, Run};
-use crate::{code::Code, handover::Reach, message::Message, panic::catch, start::Started};
+use crate::{code::Code, handover::Reach, interrupts, message::Message, panic::catch, start::Started};
 
 /// What a worker is told when it is started.
 #[derive(Debug, Serialize, Deserialize)]
@@ -135,28 +135,5 @@ fn ignore_interrupts() {
     // SAFETY: the handler does nothing, so it may run at any time.
     unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) };
     // It was blocked while the process was started.
-    change_mask(libc::SIG_UNBLOCK);
-}
-
-/// Calls `act` while this thread does not get SIGINT: what it starts begins with the signal blocked.
-pub(super) fn with_interrupts_blocked<R>(act: impl FnOnce() -> R) -> R {
-    let blocked_before = change_mask(libc::SIG_BLOCK);
-    let result = act();
-    if !blocked_before {
-        change_mask(libc::SIG_UNBLOCK);
-    }
-    result
-}
-
-/// Blocks SIGINT, or no longer. Tells whether it was blocked before.
-fn change_mask(how: libc::c_int) -> bool {
-    // SAFETY: all zeroes is an empty set.
-    let mut signals: libc::sigset_t = unsafe { std::mem::zeroed() };
-    let mut before = signals;
-    // SAFETY: a set of this function's own.
-    unsafe { libc::sigaddset(&raw mut signals, libc::SIGINT) };
-    // SAFETY: as above, both.
-    unsafe { libc::pthread_sigmask(how, &raw const signals, &raw mut before) };
-    // SAFETY: as above.
-    unsafe { libc::sigismember(&raw const before, libc::SIGINT) == 1 }
+    interrupts::block(false);
 }

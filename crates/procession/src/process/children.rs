@@ -43,6 +43,8 @@ pub(super) fn adopt(launched: Launched, daemon: bool) -> Arc<Shared> {
         // SAFETY: the handler does not unwind. Without room for it nobody is waited for.
         unsafe { libc::atexit(end) };
     }
+    #[cfg(feature = "tracing")]
+    tracing::debug!(pid = launched.pid(), name = launched.name, daemon, "a process was started");
     let shared = Arc::new(Shared { launched, daemon, generation: generation() });
     children().push(Arc::clone(&shared));
     shared
@@ -50,7 +52,7 @@ pub(super) fn adopt(launched: Launched, daemon: bool) -> Arc<Shared> {
 
 /// Reaps those that have ended.
 pub(super) fn sweep() {
-    children().retain(|child| !child.launched.has_ended());
+    children().retain(|child| child.is_left(child.launched.has_ended()));
 }
 
 /// At the normal end of this process: waits for the children. Those that are daemonic are asked to end, and are killed if they
@@ -95,10 +97,19 @@ impl Shared {
         ended
     }
 
+    /// Whether it is left in the list.
+    fn is_left(&self, ended: bool) -> bool {
+        #[cfg(feature = "tracing")]
+        if ended {
+            tracing::debug!(pid = self.launched.pid(), name = self.launched.name, "a process has ended");
+        }
+        !ended
+    }
+
     /// Reaps it and takes it out of the list, if it has ended.
     pub(crate) fn forget(&self) {
         if self.launched.has_ended() {
-            children().retain(|child| !std::ptr::eq(Arc::as_ptr(child), self));
+            children().retain(|child| child.is_left(std::ptr::eq(Arc::as_ptr(child), self)));
         }
     }
 
