@@ -59,7 +59,6 @@ mod driver {
         ffi::OsString,
         path::PathBuf,
         process::{Command, Stdio},
-        sync::OnceLock,
     };
 
     use procession_conformance::stage::{Driver, folder};
@@ -76,54 +75,48 @@ mod driver {
         Some(Driver::new(env!("CARGO_BIN_EXE_rust_driver"), ["forkserver"]))
     }
 
-    /// The interpreter that make uses, or that of `.venv`.
+    /// The interpreter that make uses, or that of `.venv`, or any.
     fn interpreter() -> PathBuf {
         let venv = folder().join("../../.venv/bin/python");
-        env::var_os("PYO3_PYTHON").map_or(venv, PathBuf::from)
+        let candidates = env::var_os("PYO3_PYTHON").map(PathBuf::from).into_iter().chain([venv]);
+        candidates.into_iter().find(|path| path.exists()).unwrap_or_else(|| "python3".into())
     }
 
-    fn python(package: &str, method: &str) -> Option<Driver> {
-        static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    /// The Python driver, if this package can be imported.
+    fn python(package: &str, module: &str, method: &str) -> Option<Driver> {
         let interpreter = interpreter();
-        if package == "procession" {
-            let missing = MISSING.get_or_init(|| {
-                let mut import = Command::new(&interpreter);
-                import.args(["-c", "import procession._core"]).stdin(Stdio::null());
-                match import.output() {
-                    Ok(output) if output.status.success() => None,
-                    Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
-                    Err(error) => Some(error.to_string()),
-                }
-            });
-            if let Some(missing) = missing {
-                assert!(
-                    env::var_os("PROCESSION_CONFORMANCE_PYTHON").is_none(),
-                    "{} can't import the package: {missing}",
-                    interpreter.display()
-                );
-                eprintln!("SKIPPED: {} can't import the package (make develop): {missing}", interpreter.display());
-                return None;
-            }
+        let mut import = Command::new(&interpreter);
+        import.args(["-c", &format!("import {module}")]).stdin(Stdio::null());
+        let missing = match import.output() {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(missing) = missing {
+            let text = format!("{} can't import {module} (make develop): {missing}", interpreter.display());
+            assert!(env::var_os("PROCESSION_CONFORMANCE_PYTHON").is_none(), "{text}");
+            eprintln!("SKIPPED: {text}");
+            return None;
         }
         let arguments = [folder().join("python/driver.py").into_os_string(), package.into(), method.into()];
         Some(Driver::new(interpreter, arguments.map(OsString::from)))
     }
 
     pub(crate) fn python_spawn() -> Option<Driver> {
-        python("procession", "spawn")
+        python("procession", "procession._core", "spawn")
     }
 
     pub(crate) fn python_fork() -> Option<Driver> {
-        python("procession", "fork")
+        python("procession", "procession._core", "fork")
     }
 
     pub(crate) fn python_forkserver() -> Option<Driver> {
-        python("procession", "forkserver")
+        python("procession", "procession._core", "forkserver")
     }
 
     /// The package that all this is like: to see whether the scenarios ask for what it does.
     pub(crate) fn standard_fork() -> Option<Driver> {
-        interpreter().exists().then(|| python("multiprocessing", "fork")).flatten()
+        python("multiprocessing", "multiprocessing", "fork")
     }
 }
 

@@ -22,6 +22,12 @@ use crate::sync::{AcquireTimeoutError, Common, Guard, Handed, PlainData, Recover
 const FIRST: usize = 64;
 
 /// An index or a range that an array does not have: the standard package's `IndexError`.
+///
+/// ```
+/// let error = procession::Array::<u8>::zeroed(5)?.read(3..7).unwrap_err();
+/// assert_eq!(error.to_string(), "3..7 is not within an array of 5");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{start}..{end} is not within an array of {length}")]
 pub struct IndexError {
@@ -450,6 +456,16 @@ impl<T: PlainData + fmt::Debug> fmt::Debug for Array<T> {
 /// An [`Array`] whose lock is held; dropping it releases the lock. It has the methods of [`RawArray`].
 ///
 /// It stays in its thread, which the lock belongs to.
+///
+/// ```
+/// let array = procession::Array::from_slice(&[5, 1])?;
+/// let held = array.lock().unwrap();
+/// let (one, two) = (held.get(0)?, held.get(1)?);
+/// held.write(0, &[two, one])?;
+/// drop(held);
+/// assert_eq!(array.to_vec(), [1, 5]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping it releases the lock"]
 pub struct ArrayGuard<'a, T: PlainData> {
     array: &'a Array<T>,

@@ -62,6 +62,15 @@ impl Drop for Opened {
 }
 
 /// Why there is no shared memory.
+///
+/// ```
+/// use procession::{SharedMemory, SharedMemoryError};
+///
+/// let memory = SharedMemory::create(1)?.unlink_on_drop();
+/// assert!(matches!(SharedMemory::create_named(memory.name(), 1), Err(SharedMemoryError::Exists(_))));
+/// assert!(matches!(SharedMemory::open("no such name"), Err(SharedMemoryError::Missing(_))));
+/// # Ok::<(), SharedMemoryError>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SharedMemoryError {

@@ -50,8 +50,7 @@ impl<T: PlainData> Value<T> {
 
     /// The value. Waits while another holds the lock.
     pub fn get(&self) -> T {
-        let _held = self.held();
-        self.0.peek()
+        self.held().into_value()
     }
 
     /// The value as it was set last, without waiting for the lock. It is a whole value, but somebody may be about to

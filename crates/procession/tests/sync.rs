@@ -323,6 +323,53 @@ fn a_killed_party_has_arrived() {
     assert_eq!(barrier.wait_timeout(LONG), Ok(1));
 }
 
+/// Users of a lock, a semaphore and a condition are killed wherever they are, again and again: nobody hangs, no permit is
+/// lost or made up, and the value stays whole.
+#[test]
+fn a_hundred_killed_users_leave_everything_in_order() {
+    fn use_them(lock: Lock<[u64; 20]>, semaphore: BoundedSemaphore, condition: Condition, round: u64) {
+        for _ in 0.. {
+            let _permit = semaphore.acquire().unwrap_or_else(Recovered::into_inner);
+            let mut numbers = lock.acquire().unwrap_or_else(Recovered::into_inner);
+            assert_eq!(*numbers, [numbers[0]; 20]);
+            let next = numbers[0] + 1;
+            numbers.iter_mut().for_each(|number| *number = next);
+            if (next + round).is_multiple_of(3) {
+                let _ = condition.wait_timeout(&mut numbers, SHORT / 50);
+            } else {
+                let _ = condition.notify(&numbers, 1);
+            }
+        }
+    }
+    let (lock, condition) = (Lock::new([0; 20]).unwrap(), Condition::new().unwrap());
+    let semaphore = BoundedSemaphore::new(2).unwrap();
+    let begin = |round| start(use_them, (lock.clone(), semaphore.clone(), condition.clone(), round));
+    let mut users: Vec<_> = (0..3).map(begin).collect();
+    for round in 0..100 {
+        std::thread::sleep(std::time::Duration::from_micros(271 * (round % 13)));
+        assert!(users[0].is_alive(), "none of them failed");
+        kill(users.remove(0));
+        users.push(begin(round));
+    }
+    let before = lock.peek()[0];
+    until(|| lock.peek()[0] > before + 10);
+    for user in users {
+        assert!(user.is_alive());
+        kill(user);
+    }
+    let numbers = lock.acquire().unwrap_or_else(Recovered::into_inner);
+    assert_eq!(*numbers, [numbers[0]; 20]);
+    let permits = [(); 2].map(|()| match semaphore.acquire_timeout(LONG) {
+        Ok(permit) => permit,
+        Err(AcquireTimeoutError::Recovered(recovered)) => recovered.into_inner(),
+        Err(error) => panic!("{error}"),
+    });
+    assert!(matches!(semaphore.try_acquire(), Err(TryAcquireError::WouldBlock)));
+    drop(permits);
+    assert_eq!(semaphore.value(), 2);
+    assert_eq!(condition.notify_all(&numbers), Ok(0));
+}
+
 /// A lock passes through a child to its child, and all have the same.
 #[test]
 fn a_lock_is_handed_on() {

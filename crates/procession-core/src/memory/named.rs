@@ -30,6 +30,19 @@ const DIRECTORY: &str = "/dev/shm";
 const PREFIX: &str = "psm_";
 
 /// A named file in memory, mapped. Dropping it leaves the file and its name.
+///
+/// ```
+/// use procession_core::memory::Named;
+///
+/// let here = Named::create(None, 100)?;
+/// let there = Named::open(here.name())?;
+/// here.write(50, b"shared")?;
+/// let mut bytes = [0; 6];
+/// there.read(50, &mut bytes)?;
+/// assert_eq!(&bytes, b"shared");
+/// here.unlink()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Named {
     name: String,
@@ -75,11 +88,14 @@ impl Named {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AlreadyExists`]; [`io::ErrorKind::InvalidInput`] if `size` is 0 or the name is a path; else as
-    /// open(2) and fallocate(2).
+    /// [`io::ErrorKind::AlreadyExists`]; [`io::ErrorKind::InvalidInput`] if `size` is 0 or the name is a path;
+    /// [`io::ErrorKind::FileTooLarge`]; else as open(2) and fallocate(2).
     pub fn create(name: Option<&str>, size: usize) -> io::Result<Self> {
         if size == 0 {
             return Err(invalid("shared memory has at least one byte"));
+        }
+        if isize::try_from(size).is_err() {
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         let (name, fd) = match name {
             Some(name) => (name.to_owned(), open(&path_of(name)?, OFlags::CREATE | OFlags::EXCL)?),
@@ -294,7 +310,10 @@ mod tests {
     #[test]
     fn what_can_not_be_made_leaves_no_name() {
         let name = format!("procession-test-{}", std::process::id());
-        assert!(Named::create(Some(&name), 1 << 60).is_err());
+        for size in [1 << 60, usize::MAX] {
+            let error = Named::create(Some(&name), size).unwrap_err();
+            assert!(!matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData), "{error}");
+        }
         assert_eq!(Named::open(&name).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

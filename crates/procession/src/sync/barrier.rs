@@ -30,6 +30,16 @@ use super::{Common, Handed};
 pub struct Barrier(Common<Handed<sync::Barrier>>);
 
 /// The barrier is broken, or was reset while waiting, or the time was up (which breaks it).
+///
+/// ```
+/// use std::time::Duration;
+/// use procession::{Barrier, BrokenBarrier};
+///
+/// let barrier = Barrier::new(2)?;
+/// assert_eq!(barrier.wait_timeout(Duration::from_millis(1)), Err(BrokenBarrier));
+/// assert_eq!(barrier.wait(), Err(BrokenBarrier)); // until it is reset
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the barrier is broken: a wait timed out, an action failed, or it was aborted or reset")]
 pub struct BrokenBarrier;

@@ -21,6 +21,19 @@ pub trait Sealed {
 
 /// The guard of a [`Lock`](crate::Lock), an [`RLock`](crate::RLock) or an [`Array`](crate::Array): what a
 /// [`Condition`] is used with.
+///
+/// ```
+/// use procession::{Condition, sync::Guard};
+///
+/// fn announce<G: Guard>(condition: &Condition, guard: G) {
+///     condition.notify_all(&guard).expect("a lock that is held");
+/// }
+///
+/// let condition = Condition::new()?;
+/// announce(&condition, procession::Lock::new(5)?.acquire().unwrap());
+/// announce(&condition, procession::RLock::new()?.acquire().unwrap());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Guard: Sealed {}
 
 /// A condition variable between processes.
@@ -53,6 +66,21 @@ pub trait Guard: Sealed {}
 pub struct Condition(Common<Handed<sync::Condition>>);
 
 /// Why a wait for a [`Condition`] did not end as usual.
+///
+/// ```
+/// use std::time::Duration;
+/// use procession::{Condition, ConditionError, Lock};
+///
+/// let (lock, condition) = (Lock::new(0)?, Condition::new()?);
+/// let mut guard = lock.acquire().unwrap();
+/// let ready = match condition.wait_for_timeout(&mut guard, Duration::from_millis(1), |items| **items != 0) {
+///     Ok(ready) => ready,
+///     Err(ConditionError::Recovered(recovered)) => recovered.into_inner(), // somebody died, the lock is held again
+///     Err(error) => return Err(error.into()),
+/// };
+/// assert!(!ready);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConditionError<R = ()> {

@@ -204,6 +204,19 @@ impl<T: PlainData + fmt::Debug> fmt::Debug for Lock<T> {
 /// lock.
 ///
 /// It stays in its thread: the lock knows who holds it.
+///
+/// ```
+/// let lock = procession::Lock::new([1, 2])?;
+/// let mut numbers = lock.acquire().unwrap();
+/// numbers[0] = 10;
+/// assert_eq!(lock.peek(), [1, 2]);
+/// numbers.commit();
+/// assert_eq!(lock.peek(), [10, 2]);
+/// numbers[1] = 20;
+/// numbers.discard();
+/// assert_eq!(lock.peek(), [10, 2]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use = "dropping it releases the lock"]
 pub struct LockGuard<'a, T: PlainData = ()> {
     lock: &'a Lock<T>,
@@ -228,6 +241,12 @@ impl<T: PlainData> LockGuard<'_, T> {
     pub fn leave_acquired(mut self) {
         self.commit();
         std::mem::forget(self);
+    }
+
+    /// The copy of the value; changes of it are not written back.
+    pub(crate) fn into_value(mut self) -> T {
+        self.changed = false;
+        std::mem::replace(&mut self.value, T::new_zeroed())
     }
 
     /// Forgets the changes, and releases the lock with the value of before.

@@ -11,6 +11,27 @@ use thiserror::Error;
 /// What was acquired from a process that died holding it.
 ///
 /// It is acquired nevertheless: the guard is inside. What the lock protects, besides its own value, may be half changed.
+///
+/// ```
+/// use procession::{Lock, Process};
+///
+/// fn crash(lock: Lock<i32>) {
+///     let mut number = lock.acquire().unwrap();
+///     *number = 2;
+///     std::process::exit(1)
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// procession::init();
+/// let lock = Lock::new(1)?;
+/// let child = Process::spawn(crash, (lock.clone(),))?;
+/// child.wait();
+/// let recovered = lock.acquire().unwrap_err();
+/// assert_eq!(recovered.owner(), child.pid());
+/// assert_eq!(**recovered.get_ref(), 1); // the child did not come to write it back
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "it holds the guard, and dropping it releases the lock"]
 pub struct Recovered<G = ()> {
     inner: G,
@@ -59,6 +80,20 @@ impl<G> fmt::Display for Recovered<G> {
 impl<G> Error for Recovered<G> {}
 
 /// Why `try_acquire` has nothing, or not what it would usually have.
+///
+/// ```
+/// use procession::{Lock, TryAcquireError};
+///
+/// let lock = Lock::new(0)?;
+/// let held = lock.acquire().unwrap();
+/// let number = match lock.try_acquire() {
+///     Ok(guard) => Some(*guard),
+///     Err(TryAcquireError::Recovered(recovered)) => Some(*recovered.into_inner()),
+///     Err(_) => None,
+/// };
+/// assert_eq!(number, None);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TryAcquireError<G> {
@@ -71,6 +106,16 @@ pub enum TryAcquireError<G> {
 }
 
 /// Why `acquire_timeout` has nothing, or not what it would usually have.
+///
+/// ```
+/// use std::time::Duration;
+/// use procession::{AcquireTimeoutError, Semaphore};
+///
+/// let semaphore = Semaphore::new(0)?;
+/// let acquired = semaphore.acquire_timeout(Duration::from_millis(1));
+/// assert!(matches!(acquired, Err(AcquireTimeoutError::TimedOut)));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AcquireTimeoutError<G> {

@@ -119,6 +119,15 @@ impl fmt::Debug for RLock {
 }
 
 /// One level of an [`RLock`] that is held; dropping it gives that up.
+///
+/// ```
+/// let lock = procession::RLock::new()?;
+/// lock.acquire().unwrap().leave_acquired();
+/// assert!(lock.is_mine());
+/// lock.release()?;
+/// assert!(lock.release().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it releases the lock"]
 pub struct RLockGuard<'a> {

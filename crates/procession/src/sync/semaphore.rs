@@ -191,7 +191,17 @@ impl fmt::Debug for BoundedSemaphore {
     }
 }
 
-/// A permit of a semaphore; dropping it releases it.
+/// A permit of a semaphore; dropping it releases it. It may be sent to another thread.
+///
+/// ```
+/// let semaphore = procession::Semaphore::new(1)?;
+/// let permit = semaphore.acquire().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| drop(permit));
+/// });
+/// assert_eq!(semaphore.value(), 1);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it releases the permit"]
 pub struct Permit<'a> {

@@ -226,3 +226,21 @@ fn a_value_is_used_under_its_lock() {
     assert!(other.as_lock().try_acquire().is_err());
     drop(guard);
 }
+
+#[test]
+fn all_of_them_are_used_by_any_thread_and_cheap_to_clone() {
+    fn common<T: Send + Sync + Clone + Message + std::fmt::Debug>() {}
+    common::<Lock>();
+    common::<Lock<[u64; 3]>>();
+    common::<RLock>();
+    common::<Semaphore>();
+    common::<BoundedSemaphore>();
+    common::<Condition>();
+    common::<Event>();
+    common::<Barrier>();
+    common::<Value<f32>>();
+    common::<crate::RawValue<f32>>();
+    common::<crate::Array<f32>>();
+    common::<crate::RawArray<f32>>();
+    common::<crate::SharedMemory>();
+}
