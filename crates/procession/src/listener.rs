@@ -219,6 +219,21 @@ impl<S, R> Listener<S, R> {
     ///
     /// Clients that are slow in showing theirs hold up nobody else.
     ///
+    /// ```
+    /// use procession::{AcceptError, Client, ConnectError, Listener};
+    /// use std::thread;
+    ///
+    /// let listener = Listener::<u32, u32>::private()?;
+    /// let stranger = Client::new(listener.address().clone()).authkey(b"found in the street");
+    /// let stranger = thread::spawn(move || stranger.connect::<u32, u32>());
+    /// match listener.accept() {
+    ///     Err(AcceptError::Client { error: ConnectError::Authentication(_), .. }) => {}
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// assert!(matches!(stranger.join().unwrap(), Err(ConnectError::Authentication(_))));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`AcceptError`]. One of them is about a client that was not let in: whoever serves others goes on after it.
@@ -398,7 +413,10 @@ impl<S, R> ListenerBuilder<S, R> {
     /// How long a client may take to show that it has the key.
     ///
     /// ```
-    /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().handshake_timeout(std::time::Duration::from_secs(2)).private()?;
+    /// use procession::Listener;
+    /// use std::time::Duration;
+    ///
+    /// let listener: Listener<u32, u32> = Listener::builder().handshake_timeout(Duration::from_secs(2)).private()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {

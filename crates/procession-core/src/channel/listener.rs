@@ -35,7 +35,8 @@ use crate::{
     sync::{Wait, WaitError},
 };
 
-/// So many clients at once are in the middle of a handshake. Further ones wait in the system's queue.
+/// So many clients at once may be in the middle of a handshake. If one more comes, the one that came first has to go: those
+/// who have the key are done long before, so nobody can keep them out by coming often and saying nothing.
 const MOST_PENDING: usize = 64;
 
 /// How to listen.
@@ -201,7 +202,7 @@ impl Listener {
     /// Waits for a client that has the key.
     ///
     /// Any number of clients are served at once, so one that is slow, or says nothing, holds up nobody but itself. It is
-    /// given `patience` for its side of the handshake.
+    /// given `patience` for its side of the handshake, or less if many more come meanwhile.
     ///
     /// # Errors
     ///
@@ -231,7 +232,7 @@ impl Listener {
         const SLICE: Duration = Duration::from_millis(500);
         loop {
             pending.append(&mut lock(self.pending.get()));
-            while pending.len() < MOST_PENDING {
+            while pending.len() <= MOST_PENDING {
                 let Some((socket, peer)) = self.try_accept().map_err(AcceptError::Io)? else { break };
                 let handshake = Handshake::listener(key).map_err(AcceptError::Io)?;
                 pending.push(Pending::new(socket, peer, handshake, patience));
@@ -239,10 +240,12 @@ impl Listener {
             if let Some(place) = pending.iter_mut().position(Pending::is_over) {
                 return pending.swap_remove(place).result();
             }
-            let mut entries: Vec<_> = pending.iter().map(Pending::awaited).collect();
-            if pending.len() < MOST_PENDING {
-                entries.push(libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+            if pending.len() > MOST_PENDING {
+                let first = oldest(pending);
+                return pending.swap_remove(first).given_up();
             }
+            let mut entries: Vec<_> = pending.iter().map(Pending::awaited).collect();
+            entries.push(libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 });
             let slice = Instant::now() + SLICE;
             let moment = pending.iter().map(Pending::deadline).min().map_or(slice, |first| first.min(slice));
             match poll(&mut entries, &mut wait.no_later_than(moment)) {
@@ -404,6 +407,11 @@ fn address_of(address: SocketAddrAny) -> Option<Address> {
         return Some(Address::Path(OsStr::from_bytes(path).into()));
     }
     address.abstract_name().filter(|name| !name.is_empty()).map(|name| Address::Abstract(name.to_vec()))
+}
+
+/// The place of the client that came first.
+fn oldest(pending: &[Pending]) -> usize {
+    (0..pending.len()).min_by_key(|&place| pending[place].since()).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

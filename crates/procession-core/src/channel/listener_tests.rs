@@ -242,6 +242,21 @@ fn silent_clients_hold_up_nobody_and_are_disconnected_in_the_end() {
 }
 
 #[test]
+fn any_number_of_silent_clients_keeps_nobody_out() {
+    let listener = private();
+    let path = path_of(&listener);
+    thread::scope(|scope| {
+        let silent = scope.spawn(|| (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect::<Vec<_>>());
+        scope.spawn(|| connect_authenticated(listener.address(), b"key", &mut forever()).unwrap());
+        while listener.accept_authenticated(b"key", Duration::MAX, &mut forever()).is_err() {}
+        // The rest wait for room in the backlog.
+        while !silent.is_finished() {
+            let _ = listener.accept_authenticated(b"key", Duration::MAX, &mut soon());
+        }
+    });
+}
+
+#[test]
 fn garbage_ends_the_connection_it_came_over_only() {
     let listener = Listener::bind(&("127.0.0.1", 0).into(), &options()).unwrap();
     let Address::Tcp { host, port } = listener.address().clone() else { panic!() };

@@ -22,6 +22,7 @@ pub(super) struct Pending {
     socket: OwnedFd,
     peer: Option<Address>,
     handshake: Handshake,
+    since: Instant,
     deadline: Instant,
     /// What has come of the next message, its header included. Never a byte more is read: it would be the caller's.
     input: [u8; frame::LONGEST + LONGEST_MESSAGE],
@@ -39,6 +40,7 @@ impl Pending {
             socket,
             peer,
             handshake,
+            since: now,
             // A century is as good as for ever.
             deadline: now.checked_add(patience).unwrap_or(now + Duration::from_secs(100 * 365 * 86400)),
             input: [0; frame::LONGEST + LONGEST_MESSAGE],
@@ -47,6 +49,11 @@ impl Pending {
             sent: 0,
             result: None,
         }
+    }
+
+    /// When it connected.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -79,6 +86,12 @@ impl Pending {
             Some(Err(error)) => Err(AcceptError::Client { peer: self.peer, error }),
             None => Err(WaitError::TimedOut.into()),
         }
+    }
+
+    /// The end of a client that has taken too long, and is disconnected.
+    pub(super) fn given_up<T>(self) -> Result<T, AcceptError> {
+        let error = ConnectionError::Wait(WaitError::TimedOut).into();
+        Err(AcceptError::Client { peer: self.peer, error })
     }
 
     fn advance(&mut self) -> Result<bool, HandshakeError> {

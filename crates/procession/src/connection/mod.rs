@@ -79,13 +79,44 @@ pub struct Connection<S, R> {
 }
 
 /// The type of messages that there are none of: see [`Sender`] and [`Receiver`].
+///
+/// ```compile_fail
+/// let (receiver, sender) = procession::one_way_pipe::<u32>().unwrap();
+/// receiver.send(&1); // there is no such method for it
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Never {}
 
-/// An end that only sends.
+/// An end that only sends. It comes from [`one_way_pipe`](crate::one_way_pipe()) or [`Connection::split`].
+///
+/// ```
+/// fn squares(results: procession::Sender<u64>) {
+///     for number in 0..3 {
+///         results.send(&(number * number)).unwrap();
+///     }
+/// }
+///
+/// let (receiver, sender) = procession::one_way_pipe()?;
+/// squares(sender);
+/// assert_eq!(receiver.iter().map(Result::unwrap).sum::<u64>(), 5);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub type Sender<T> = Connection<T, Never>;
 
-/// An end that only receives.
+/// An end that only receives. It comes from [`one_way_pipe`](crate::one_way_pipe()) or [`Connection::split`].
+///
+/// ```
+/// fn total(numbers: procession::Receiver<u64>) -> u64 {
+///     numbers.iter().map(Result::unwrap).sum()
+/// }
+///
+/// let (receiver, sender) = procession::one_way_pipe()?;
+/// sender.send(&1)?;
+/// sender.send(&2)?;
+/// drop(sender);
+/// assert_eq!(total(receiver), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub type Receiver<T> = Connection<Never, T>;
 
 impl<S, R> Connection<S, R> {
@@ -172,6 +203,17 @@ impl<S: Message, R> Connection<S, R> {
     /// It is only looked at, so it isn't lost if this fails, and one value can be sent to many. A `Vec` of bytes or numbers, or a
     /// `String`, is sent from where it lies.
     ///
+    /// ```
+    /// use procession::SendError;
+    ///
+    /// let (ours, theirs) = procession::pipe::<Vec<f64>, ()>()?;
+    /// let numbers = vec![1.5; 1000];
+    /// ours.send(&numbers)?;
+    /// drop(theirs);
+    /// assert!(matches!(ours.send(&numbers), Err(SendError::Disconnected)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`SendError`].
@@ -182,6 +224,17 @@ impl<S: Message, R> Connection<S, R> {
 
 impl<S, R: Message> Connection<S, R> {
     /// Receives a value. Waits until there is one.
+    ///
+    /// ```
+    /// use procession::RecvError;
+    ///
+    /// let (ours, theirs) = procession::pipe::<String, String>()?;
+    /// ours.send(&"the last words".to_owned())?;
+    /// drop(ours);
+    /// assert_eq!(theirs.recv()?, "the last words");
+    /// assert!(matches!(theirs.recv(), Err(RecvError::Disconnected)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

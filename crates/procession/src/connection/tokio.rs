@@ -63,6 +63,26 @@ impl<S, R> Connection<S, R> {
 ///
 /// It belongs to the runtime in which it was made. Several tasks may use it (in an `Arc`): those that send take turns, and so do
 /// those that receive.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let (ours, theirs) = procession::pipe::<u32, u32>()?;
+///     let (ours, theirs) = (ours.into_async()?, Arc::new(theirs.into_async()?));
+///     let echo = tokio::spawn({
+///         let theirs = theirs.clone();
+///         async move { theirs.send(&theirs.recv().await.unwrap()).await.unwrap() }
+///     });
+///     // Nothing is there as yet; giving up loses nothing.
+///     assert!(tokio::time::timeout(Duration::from_millis(5), ours.recv()).await.is_err());
+///     ours.send(&7).await?;
+///     assert_eq!(ours.recv().await?, 7);
+///     echo.await?;
+///     Ok(())
+/// }
+/// ```
 pub struct AsyncConnection<S, R> {
     end: End,
     ready: AsyncFd<OwnedFd>,
