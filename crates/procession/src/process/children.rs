@@ -50,9 +50,19 @@ pub(super) fn adopt(launched: Launched, daemon: bool) -> Arc<Shared> {
     shared
 }
 
+/// Says so in the log, if the child has ended.
+fn noted(child: &Shared, ended: bool) -> bool {
+    #[cfg(feature = "tracing")]
+    if ended {
+        tracing::debug!(pid = child.launched.pid(), name = child.launched.name, "a process has ended");
+    }
+    let _ = child;
+    ended
+}
+
 /// Reaps those that have ended.
 pub(super) fn sweep() {
-    children().retain(|child| child.is_left(child.launched.has_ended()));
+    children().retain(|child| !noted(child, child.launched.has_ended()));
 }
 
 /// At the normal end of this process: waits for the children. Those that are daemonic are asked to end, and are killed if they
@@ -97,19 +107,10 @@ impl Shared {
         ended
     }
 
-    /// Whether it is left in the list.
-    fn is_left(&self, ended: bool) -> bool {
-        #[cfg(feature = "tracing")]
-        if ended {
-            tracing::debug!(pid = self.launched.pid(), name = self.launched.name, "a process has ended");
-        }
-        !ended
-    }
-
     /// Reaps it and takes it out of the list, if it has ended.
     pub(crate) fn forget(&self) {
         if self.launched.has_ended() {
-            children().retain(|child| child.is_left(std::ptr::eq(Arc::as_ptr(child), self)));
+            children().retain(|child| !noted(child, std::ptr::eq(Arc::as_ptr(child), self)));
         }
     }
 
