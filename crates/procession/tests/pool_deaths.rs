@@ -220,7 +220,7 @@ fn an_initializer_that_fails_now_and_then_does_not_matter() {
 
 #[test]
 fn a_task_has_its_time_and_no_more() {
-    let limit = Duration::from_millis(200);
+    let limit = Duration::from_millis(400);
     let pool = Pool::builder().workers(2).task_timeout(limit).build().unwrap();
     assert_eq!(pool.task_timeout(), Some(limit));
     let nap = |ms: u64| {
@@ -249,12 +249,12 @@ fn a_task_has_its_time_and_no_more() {
 
 #[test]
 fn a_timeout_never_hits_the_task_after() {
-    // Tasks that take just about as long as they may.
-    let pool = Pool::builder().workers(2).task_timeout(Duration::from_millis(20)).build().unwrap();
+    // Tasks that take just about as long as they may. It is long enough for any other, on a busy machine, too.
+    let pool = Pool::builder().workers(8).task_timeout(Duration::from_millis(400)).build().unwrap();
     let nap = |us: u64| sleep(Duration::from_micros(us));
-    let results: Vec<_> = (0..100)
+    let results: Vec<_> = (0..32)
         .flat_map(|n| {
-            let edge = pool.apply_async(nap, (19_000 + n * 20,)).unwrap();
+            let edge = pool.apply_async(nap, (399_000 + n * 60,)).unwrap();
             [(false, edge), (true, pool.apply_async(nap, (0,)).unwrap())]
         })
         .collect();
