@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use super::{identity, life};
+use super::{identity, life, unshared};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -35,6 +35,7 @@ extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     identity::forget();
     life::in_child();
+    unshared::in_child();
 }
 
 /// Registers the handler, the first time it is called.

@@ -12,6 +12,7 @@ mod parcel;
 mod sentinel;
 mod spawn;
 mod thread;
+mod unshared;
 
 pub use fork::{Forked, fork, forks, generation, threads};
 pub use fork_local::ForkLocal;
@@ -23,3 +24,4 @@ pub use parcel::{Contents, Parcel, receive_parcel, send_parcel};
 pub use sentinel::{Exit, Sentinel, wait_readable};
 pub use spawn::spawn;
 pub use thread::thread_id;
+pub use unshared::Unshared;
