@@ -122,3 +122,27 @@ pub(crate) fn close(fd: RawFd) -> io::Result<()> {
     let result = unsafe { libc::close(fd) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+/// Whether the other side of a socket is closed, or it is none. What was sent before may still be there.
+pub(crate) fn hung_up(fd: RawFd) -> bool {
+    let mut entry = [libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 }];
+    // An error leaves it open whether it is: the next use will tell.
+    poll(&mut entry, Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)
+}
+
+/// The user that the process at the other end of a Unix socket had when it connected; `None` if it is no such socket.
+pub(crate) fn peer_user(fd: RawFd) -> Option<libc::uid_t> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` and `size` are valid for the kernel to write, and `size` is the size of `peer`.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut size) };
+    // A socket of another family knows none.
+    (result == 0 && peer.pid != 0).then_some(peer.uid)
+}
+
+/// shutdown(2) in both directions: every call under way on a socket ends, and so does every later one, in whatever
+/// process. Nothing if it is none or was not connected.
+pub(crate) fn shutdown(fd: RawFd) {
+    // SAFETY: touches no memory.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
