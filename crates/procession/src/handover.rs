@@ -40,6 +40,9 @@ pub enum DescriptorError {
     /// The message names a descriptor that did not come along.
     #[error("a descriptor is missing from the message")]
     Missing,
+    /// It has a proxy of a manager, of which nothing is known any more, or not here.
+    #[error("{0}")]
+    Proxy(String),
 }
 
 #[derive(Debug)]
@@ -139,7 +142,7 @@ fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
 }
 
 /// Notes what went wrong, for whoever began to encode or decode.
-fn report(error: DescriptorError) -> String {
+pub(crate) fn report(error: DescriptorError) -> String {
     let text = error.to_string();
     SCOPE.with_borrow_mut(|scope| {
         if let Some(scope) = scope {

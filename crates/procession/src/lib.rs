@@ -18,6 +18,7 @@ mod invitation;
 mod joinable_queue;
 mod launched;
 mod listener;
+pub mod manager;
 mod message;
 mod panic;
 mod pipe;
@@ -44,6 +45,7 @@ pub use handover::{DescriptorError, Handle};
 pub use init::{init, set_executable};
 pub use joinable_queue::JoinableQueue;
 pub use listener::{AcceptError, AuthenticationError, Client, ConnectError, Listener, ListenerBuilder};
+pub use manager::{Manager, ManagerError};
 pub use message::{DecodeError, EncodeError, Message, Plain};
 pub use panic::{Location, Panic};
 pub use pipe::{one_way_pipe, pipe};
@@ -73,6 +75,38 @@ pub use procession_core::memory::OutOfRange;
 /// ```
 ///
 pub use procession_macros::main;
+/// ```
+/// use procession::Manager;
+///
+/// pub struct Account(i64);
+///
+/// #[procession::managed]
+/// impl Account {
+///     pub fn open() -> Self {
+///         Self(0)
+///     }
+///
+///     pub fn pay_in(&mut self, amount: u32) -> i64 {
+///         self.0 += i64::from(amount);
+///         self.0
+///     }
+///
+///     pub fn balance(&self) -> i64 {
+///         self.0
+///     }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     procession::init();
+///     let manager = Manager::builder().register::<Account>().start()?;
+///     let account = AccountProxy::open(&manager)?;
+///     account.pay_in(100)?;
+///     assert_eq!(account.balance()?, 100);
+///     Ok(())
+/// }
+/// ```
+///
+pub use procession_macros::managed;
 pub use start::{StartError, StartMethod, set_start_method, start_method};
 /// For the derives that [`PlainData`] wants.
 pub use zerocopy;
