@@ -37,8 +37,6 @@ mod wait;
 pub use address::{Address, BadAddress};
 pub use array::{Array, ArrayGuard, IndexError, RawArray};
 pub use code::ForeignCode;
-#[cfg(feature = "tokio")]
-pub use connection::AsyncConnection;
 pub use connection::{Connection, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError};
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};

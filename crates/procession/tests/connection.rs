@@ -535,17 +535,17 @@ mod awaited {
     async fn values_of_all_sizes_come_back() {
         let (ours, theirs) = pipe::<Shape, Shape>().unwrap();
         let child = Process::spawn(echo::<Shape>, (theirs,)).unwrap();
-        let ours = Arc::new(ours.into_async().unwrap());
+        let ours = Arc::new(ours);
         let sender = {
             let ours = ours.clone();
             tokio::spawn(async move {
                 for shape in shapes() {
-                    ours.send(&shape).await.unwrap();
+                    ours.send_async(&shape).await.unwrap();
                 }
             })
         };
         for shape in shapes() {
-            assert_eq!(ours.recv().await.unwrap(), shape);
+            assert_eq!(ours.recv_async().await.unwrap(), shape);
         }
         sender.await.unwrap();
         drop(ours);
@@ -556,30 +556,30 @@ mod awaited {
     async fn a_dropped_future_loses_nothing() {
         let (bytes, texts) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut bytes = bytes;
-        let texts = Connection::<(), String>::from(OwnedFd::from(texts)).into_async().unwrap();
+        let texts = Connection::<(), String>::from(OwnedFd::from(texts));
         let text = "x".repeat(1000);
         let mut frame = 1000_u32.to_be_bytes().to_vec();
         frame.extend(text.as_bytes());
         for part in frame.chunks(100) {
-            assert!(tokio::time::timeout(Duration::from_millis(2), texts.recv()).await.is_err());
+            assert!(tokio::time::timeout(Duration::from_millis(2), texts.recv_async()).await.is_err());
             bytes.write_all(part).unwrap();
         }
-        assert_eq!(texts.recv().await.unwrap(), text);
+        assert_eq!(texts.recv_async().await.unwrap(), text);
         drop(bytes);
-        assert!(matches!(texts.recv().await, Err(RecvError::Disconnected)));
+        assert!(matches!(texts.recv_async().await, Err(RecvError::Disconnected)));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn many_tasks_use_one_connection() {
         let (ours, theirs) = pipe::<u32, u32>().unwrap();
         let child = Process::spawn(echo::<u32>, (theirs,)).unwrap();
-        let ours = Arc::new(ours.into_async().unwrap());
+        let ours = Arc::new(ours);
         let tasks: Vec<_> = (0..50)
             .map(|number| {
                 let ours = ours.clone();
                 tokio::spawn(async move {
-                    ours.send(&number).await.unwrap();
-                    ours.recv().await.unwrap()
+                    ours.send_async(&number).await.unwrap();
+                    ours.recv_async().await.unwrap()
                 })
             })
             .collect();
@@ -592,11 +592,37 @@ mod awaited {
         child.join().unwrap();
     }
 
-    #[tokio::test]
-    async fn a_connection_with_clones_stays_as_it_is() {
-        let (ours, _theirs) = pipe::<u32, u32>().unwrap();
-        let clone = ours.clone();
-        assert_eq!(ours.into_async().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
-        clone.into_async().unwrap();
+    #[test]
+    fn a_connection_may_come_to_another_runtime() {
+        let (ours, theirs) = pipe::<u32, u32>().unwrap();
+        for number in 0..3 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                assert!(tokio::time::timeout(Duration::from_millis(2), ours.recv_async()).await.is_err());
+                theirs.send_async(&number).await.unwrap();
+                assert_eq!(ours.recv_async().await.unwrap(), number);
+            });
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn threads_and_tasks_take_turns() {
+        let (ours, theirs) = pipe::<u32, u32>().unwrap();
+        let receiving: Vec<_> = (0..10)
+            .map(|number| {
+                let ours = ours.clone();
+                if number % 2 == 0 {
+                    tokio::spawn(async move { ours.recv_async().await.unwrap() })
+                } else {
+                    tokio::task::spawn_blocking(move || ours.recv().unwrap())
+                }
+            })
+            .collect();
+        let mut sum = 0;
+        (0..10).for_each(|number| theirs.send(&number).unwrap());
+        for task in receiving {
+            sum += task.await.unwrap();
+        }
+        assert_eq!(sum, (0..10).sum());
     }
 }

@@ -5,6 +5,7 @@ use std::{
     any::Any,
     cell::Cell,
     io::{self, ErrorKind},
+    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -17,7 +18,7 @@ use rustix::net::{AddressFamily, sockopt};
 
 use super::{
     error::{RecvError, SendError},
-    turn::{Turn, Until},
+    turn::{Taken, Turn, Until},
 };
 use crate::{
     EncodeError, Message,
@@ -37,9 +38,15 @@ pub(crate) struct End {
     core: channel::Connection,
     reach: Reach,
     limit: AtomicUsize,
-    sending: Turn<()>,
-    receiving: Turn<Option<Partial>>,
+    pub(super) sending: Turn<()>,
+    /// What has come of the next message.
+    pub(super) receiving: Turn<Option<Partial>>,
+    #[cfg(feature = "tokio")]
+    pub(super) registered: super::tokio::Registered,
 }
+
+/// The right to receive.
+pub(super) type ReceivingTurn<'a> = Taken<'a, Option<Partial>>;
 
 impl End {
     pub(crate) fn new(core: channel::Connection) -> Self {
@@ -47,7 +54,15 @@ impl End {
             // SAFETY: the connection has it, and outlives the call.
             unsafe { BorrowedFd::borrow_raw(number) }
         }));
-        Self { core, reach, limit: AtomicUsize::new(usize::MAX), sending: Turn::new(()), receiving: Turn::new(None) }
+        Self {
+            core,
+            reach,
+            limit: AtomicUsize::new(usize::MAX),
+            sending: Turn::new(()),
+            receiving: Turn::new(None),
+            #[cfg(feature = "tokio")]
+            registered: super::tokio::Registered::default(),
+        }
     }
 
     pub(super) fn core(&self) -> &channel::Connection {
@@ -91,36 +106,45 @@ impl End {
 
     /// `None` if the time was over.
     pub(super) fn receive<T: Message>(&self, until: Until) -> Result<Option<T>, RecvError> {
-        let Some(mut turn) = self.receiving.take(until) else {
+        let Some(turn) = self.receiving.take(until) else {
             return Ok(None);
         };
+        Ok(self.receive_in(turn, until)?.break_value())
+    }
+
+    /// The turn is given back before the value is decoded, whose `Deserialize` may do anything. It is returned if the
+    /// time was over.
+    pub(super) fn receive_in<'a, T: Message>(
+        &self,
+        mut turn: ReceivingTurn<'a>,
+        until: Until,
+    ) -> Result<ControlFlow<T, ReceivingTurn<'a>>, RecvError> {
         let mut incoming = match turn.take() {
             Some(partial) => self.core.resume(partial)?,
             None => self.core.receiving_with()?,
         };
         let Some(length) = in_time(&mut incoming, until, Incoming::try_length, Incoming::length)? else {
             *turn = incoming.suspend();
-            return Ok(None);
+            return Ok(ControlFlow::Continue(turn));
         };
         let limit = self.limit();
         if length > limit {
             return Err(RecvError::TooLong { length, limit });
         }
-        // The value's `Deserialize` may do anything, so others have their turn before it begins.
         if incoming.whole().is_some() {
             drop(turn);
             let descriptors = incoming.take_descriptors();
             let bytes = incoming.whole().unwrap_or_default();
-            return Ok(Some(decode(bytes, descriptors, self.reach)?));
+            return Ok(ControlFlow::Break(decode(bytes, descriptors, self.reach)?));
         }
         let Some(bytes) = in_time(&mut incoming, until, Incoming::try_body, Incoming::body)? else {
             *turn = incoming.suspend();
-            return Ok(None);
+            return Ok(ControlFlow::Continue(turn));
         };
         drop(turn);
         let descriptors = incoming.take_descriptors();
         drop(incoming);
-        Ok(Some(decode_large(bytes, descriptors, self.reach)?))
+        Ok(ControlFlow::Break(decode_large(bytes, descriptors, self.reach)?))
     }
 }
 

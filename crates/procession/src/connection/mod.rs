@@ -17,8 +17,6 @@ mod error;
 mod tokio;
 mod turn;
 
-#[cfg(feature = "tokio")]
-pub use self::tokio::AsyncConnection;
 pub use error::{RecvError, RecvTimeoutError, SendError, TryRecvError};
 
 pub(crate) use end::End;
@@ -44,7 +42,8 @@ use crate::{
 ///
 /// [`recv`](Self::recv) waits for ever, [`recv_timeout`](Self::recv_timeout) for some time, [`try_recv`](Self::try_recv)
 /// not at all. Signals don't end a wait. [`wait`](crate::wait()) waits for many connections, queues and children. A
-/// [`send`](Self::send) waits while the other side doesn't receive and the system's buffer is full.
+/// [`send`](Self::send) waits while the other side doesn't receive and the system's buffer is full. With the feature `tokio`
+/// there are `recv_async` and `send_async`.
 ///
 /// # What ends
 ///

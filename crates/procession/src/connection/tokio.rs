@@ -1,20 +1,92 @@
-//! Connections whose messages are awaited.
+//! Awaiting messages.
 #![allow(unsafe_code)]
 
 use std::{
-    fmt, io,
-    marker::PhantomData,
+    io,
+    ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::{io::unix::AsyncFd, sync::Mutex};
+use tokio::{
+    io::unix::AsyncFd,
+    runtime::{Handle, Id},
+};
 
 use super::{Connection, End, RecvError, SendError, Until};
 use crate::Message;
 
-impl<S, R> Connection<S, R> {
-    /// The connection for a program on tokio: its messages are awaited.
+/// The descriptor as it is registered with the runtime that has waited for it last.
+#[derive(Debug, Default)]
+pub(super) struct Registered(Mutex<Option<(Id, Arc<AsyncFd<OwnedFd>>)>>);
+
+impl Registered {
+    fn get(&self, end: &End) -> io::Result<Arc<AsyncFd<OwnedFd>>> {
+        let runtime = Handle::current().id();
+        let mut registered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, fd)) = &*registered
+            && *known == runtime
+        {
+            return Ok(fd.clone());
+        }
+        // A number of its own, as a runtime takes each number only once.
+        let number = end.as_fd().try_clone_to_owned()?;
+        // SAFETY: it is open, and stays so until the `AsyncFd`, which owns it, drops it.
+        let fd = Arc::new(unsafe { AsyncFd::register(number) }?);
+        *registered = Some((runtime, fd.clone()));
+        Ok(fd)
+    }
+}
+
+impl<S: Message + Sync, R> Connection<S, R> {
+    /// [`send`](Self::send) for asynchronous programs.
+    ///
+    /// A future that is dropped before the end may have sent a part of a value of more than 64 KiB, or over a socket of a
+    /// listener of any. Then the connection sends no more ([`SendError::OutOfStep`]): let a task of its own send what
+    /// must not be cut off.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (ours, theirs) = procession::pipe::<Vec<u8>, ()>()?;
+    /// // More than there is room for, so both have to be under way.
+    /// let sending = tokio::spawn(async move { ours.send_async(&vec![1; 10_000_000]).await });
+    /// assert_eq!(theirs.recv_async().await?.len(), 10_000_000);
+    /// sending.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime whose I/O is enabled, if it has to wait.
+    pub async fn send_async(&self, value: &S) -> Result<(), SendError> {
+        let mut room = Vec::new();
+        let encoded = self.end.encode(value, &mut room)?;
+        let descriptors: Vec<_> = encoded.descriptors.iter().map(AsFd::as_fd).collect();
+        let parts = [encoded.bytes];
+        let _turn = self.end.sending.take_async().await;
+        let mut outgoing = self.end.core().sending_with(&parts, &descriptors)?;
+        while !outgoing.try_finish()? {
+            let registered = self.end.registered.get(&self.end).map_err(SendError::Io)?;
+            let mut ready = registered.writable().await.map_err(SendError::Io)?;
+            if outgoing.try_finish()? {
+                break;
+            }
+            ready.clear_ready();
+        }
+        Ok(())
+    }
+}
+
+impl<S, R: Message> Connection<S, R> {
+    /// [`recv`](Self::recv) for asynchronous programs.
+    ///
+    /// A future that is dropped loses nothing: if a long value has come in part, the next call goes on with it.
     ///
     /// ```
     /// use procession::{Connection, Process, pipe};
@@ -30,9 +102,8 @@ impl<S, R> Connection<S, R> {
     /// async fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     let (ours, theirs) = pipe()?;
     ///     let child = Process::spawn(double, (theirs,))?;
-    ///     let ours = ours.into_async()?;
-    ///     ours.send(&21).await?;
-    ///     assert_eq!(ours.recv().await?, 42);
+    ///     ours.send_async(&21).await?;
+    ///     assert_eq!(ours.recv_async().await?, 42);
     ///     drop(ours);
     ///     child.join()?;
     ///     Ok(())
@@ -41,125 +112,25 @@ impl<S, R> Connection<S, R> {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::ResourceBusy`] if there are clones of the connection; otherwise that it can't be registered, as a
-    /// file that is always ready.
+    /// [`RecvError`].
     ///
     /// # Panics
     ///
-    /// Outside of a runtime of tokio, or in one without I/O.
-    pub fn into_async(self) -> io::Result<AsyncConnection<S, R>> {
-        let end = Arc::try_unwrap(self.end).map_err(|_| {
-            io::Error::new(io::ErrorKind::ResourceBusy, "clones of the connection could take what it waits for")
-        })?;
-        // A number of its own, as a number can be registered only once.
-        let number = end.as_fd().try_clone_to_owned()?;
-        // SAFETY: it is open, and stays so until the `AsyncFd`, which owns it, drops it.
-        let ready = unsafe { AsyncFd::register(number) }?;
-        Ok(AsyncConnection { end, ready, sending: Mutex::new(()), receiving: Mutex::new(()), types: PhantomData })
-    }
-}
-
-/// A [`Connection`] whose messages are awaited: see [`Connection::into_async`].
-///
-/// It belongs to the runtime in which it was made. Several tasks may use it (in an `Arc`): those that send take turns, and so do
-/// those that receive.
-///
-/// ```
-/// use std::{sync::Arc, time::Duration};
-///
-/// #[tokio::main]
-/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     let (ours, theirs) = procession::pipe::<u32, u32>()?;
-///     let (ours, theirs) = (ours.into_async()?, Arc::new(theirs.into_async()?));
-///     let echo = tokio::spawn({
-///         let theirs = theirs.clone();
-///         async move { theirs.send(&theirs.recv().await.unwrap()).await.unwrap() }
-///     });
-///     // Nothing is there as yet; giving up loses nothing.
-///     assert!(tokio::time::timeout(Duration::from_millis(5), ours.recv()).await.is_err());
-///     ours.send(&7).await?;
-///     assert_eq!(ours.recv().await?, 7);
-///     echo.await?;
-///     Ok(())
-/// }
-/// ```
-pub struct AsyncConnection<S, R> {
-    end: End,
-    ready: AsyncFd<OwnedFd>,
-    sending: Mutex<()>,
-    receiving: Mutex<()>,
-    types: PhantomData<fn(S) -> R>,
-}
-
-impl<S: Message + Sync, R> AsyncConnection<S, R> {
-    /// Sends a value, when there is room for it.
-    ///
-    /// A future that is dropped before the end may have sent a part of a value of more than 64 KiB. Then the connection
-    /// sends no more ([`SendError::OutOfStep`]); let another task send what must not be cut off.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`].
-    pub async fn send(&self, value: &S) -> Result<(), SendError> {
-        let mut room = Vec::new();
-        let encoded = self.end.encode(value, &mut room)?;
-        let descriptors: Vec<_> = encoded.descriptors.iter().map(AsFd::as_fd).collect();
-        let parts = [encoded.bytes];
-        let _turn = self.sending.lock().await;
-        let mut outgoing = self.end.core().sending_with(&parts, &descriptors)?;
-        while !outgoing.try_finish()? {
-            let mut ready = self.ready.writable().await.map_err(SendError::Io)?;
-            if outgoing.try_finish()? {
-                break;
-            }
-            ready.clear_ready();
-        }
-        Ok(())
-    }
-}
-
-impl<S, R: Message> AsyncConnection<S, R> {
-    /// Receives a value, when there is one.
-    ///
-    /// A future that is dropped loses nothing: if a long value has come in part, the next call goes on with it.
-    ///
-    /// # Errors
-    ///
-    /// [`RecvError`].
-    pub async fn recv(&self) -> Result<R, RecvError> {
-        let _turn = self.receiving.lock().await;
+    /// Outside of a Tokio runtime whose I/O is enabled, if it has to wait.
+    pub async fn recv_async(&self) -> Result<R, RecvError> {
+        let mut turn = self.end.receiving.take_async().await;
         loop {
-            if let Some(value) = self.end.receive(Until::Now)? {
-                return Ok(value);
-            }
-            let mut ready = self.ready.readable().await.map_err(RecvError::Io)?;
-            if let Some(value) = self.end.receive(Until::Now)? {
-                return Ok(value);
-            }
+            turn = match self.end.receive_in(turn, Until::Now)? {
+                ControlFlow::Break(value) => return Ok(value),
+                ControlFlow::Continue(turn) => turn,
+            };
+            let registered = self.end.registered.get(&self.end).map_err(RecvError::Io)?;
+            let mut ready = registered.readable().await.map_err(RecvError::Io)?;
+            turn = match self.end.receive_in(turn, Until::Now)? {
+                ControlFlow::Break(value) => return Ok(value),
+                ControlFlow::Continue(turn) => turn,
+            };
             ready.clear_ready();
         }
-    }
-}
-
-impl<S, R> AsyncConnection<S, R> {
-    /// The connection for the rest of the program.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> std::io::Result<()> {
-    /// let (ours, _theirs) = procession::pipe::<u32, u32>()?;
-    /// let ours = ours.into_async()?.into_sync();
-    /// assert!(ours.try_recv().is_err());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn into_sync(self) -> Connection<S, R> {
-        Connection::with(Arc::new(self.end))
-    }
-}
-
-impl<S, R> fmt::Debug for AsyncConnection<S, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncConnection").field("fd", &self.end.as_fd()).finish_non_exhaustive()
     }
 }

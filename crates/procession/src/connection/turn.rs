@@ -29,6 +29,9 @@ pub(super) struct Turn<T> {
     /// `None` while a thread has it.
     value: Mutex<Option<T>>,
     given_back: Condvar,
+    /// For tasks. Who is told and finds that a thread was faster waits again.
+    #[cfg(feature = "tokio")]
+    tell_a_task: tokio::sync::Notify,
 }
 
 /// The value, until this is dropped.
@@ -40,7 +43,12 @@ pub(super) struct Taken<'a, T> {
 
 impl<T> Turn<T> {
     pub(super) fn new(value: T) -> Self {
-        Self { value: Mutex::new(Some(value)), given_back: Condvar::new() }
+        Self {
+            value: Mutex::new(Some(value)),
+            given_back: Condvar::new(),
+            #[cfg(feature = "tokio")]
+            tell_a_task: tokio::sync::Notify::new(),
+        }
     }
 
     /// `None` if another thread had it all the time.
@@ -61,6 +69,18 @@ impl<T> Turn<T> {
                     self.given_back.wait_timeout(value, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             }
+        }
+    }
+
+    /// Without blocking the thread.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn take_async(&self) -> Taken<'_, T> {
+        loop {
+            if let Some(taken) = self.take(Until::Now) {
+                return taken;
+            }
+            // If it was given back in between, that is remembered.
+            self.tell_a_task.notified().await;
         }
     }
 
@@ -87,6 +107,8 @@ impl<T> Drop for Taken<'_, T> {
     fn drop(&mut self) {
         *self.turn.lock() = self.value.take();
         self.turn.given_back.notify_one();
+        #[cfg(feature = "tokio")]
+        self.turn.tell_a_task.notify_one();
     }
 }
 
