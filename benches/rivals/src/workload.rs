@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ::procession::Connection;
+
 use crate::{
     Outcome,
     channel::{LARGE, round_trip, streaming},
@@ -84,6 +86,7 @@ pub fn all() -> Vec<Workload> {
             count: 1_000_000,
             quick: 100_000,
             entrants: vec![
+                Entrant::alone("procession Queue<u64>", procession::streaming::<procession::Queues<u64>, u64>),
                 streaming::<core::Queues, u64>("procession (core)"),
                 streaming::<ipc_channel::Typed<u64>, u64>("ipc-channel"),
                 streaming::<iceoryx::Ports<u64, Polling>, u64>("iceoryx2, busy polling"),
@@ -101,6 +104,7 @@ pub fn all() -> Vec<Workload> {
             count: 400_000,
             quick: 100_000,
             entrants: vec![
+                Entrant::alone("procession Queue<u64>", procession::many),
                 many::<procession_core::channel::Queue>("procession (core)"),
                 many::<Packets>("Unix packet socket, postcard"),
             ],
@@ -113,6 +117,10 @@ pub fn all() -> Vec<Workload> {
             count: 1000,
             quick: 100,
             entrants: vec![
+                Entrant::alone(
+                    "procession Queue<Vec<u8>>",
+                    procession::streaming::<procession::Queues<Vec<u8>>, Vec<u8>>,
+                ),
                 streaming::<core::Queues, Vec<u8>>("procession (core)"),
                 streaming::<ipc_channel::Typed<Vec<u8>>, Vec<u8>>("ipc-channel"),
                 streaming::<ipc_channel::Bytes, Vec<u8>>("ipc-channel bytes_channel"),
@@ -130,6 +138,8 @@ pub fn all() -> Vec<Workload> {
             count: 50_000,
             quick: 5_000,
             entrants: vec![
+                Entrant::alone("procession, two Queue<u64>", procession::round_trip::<procession::Queues<u64>, u64>),
+                Entrant::alone("procession pipe()", procession::round_trip::<Connection<u64, u64>, u64>),
                 round_trip::<core::Queues, u64>("procession (core)"),
                 round_trip::<ipc_channel::Typed<u64>, u64>("ipc-channel"),
                 round_trip::<iceoryx::Ports<u64, Polling>, u64>("iceoryx2, busy polling"),
