@@ -5,10 +5,13 @@
 //! that goes along with the message. While it is decoded, they are [claimed](claim) by place. Whoever encodes says how
 //! far the message goes ([`Reach`]).
 
+#![allow(unsafe_code)]
+
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -59,31 +62,39 @@ struct Scope {
 }
 
 thread_local! {
-    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    /// The scope that encodes or decodes now, on the stack of [`within`]: small values come here millions of times a second.
+    static SCOPE: Cell<*const RefCell<Scope>> = const { Cell::new(ptr::null()) };
 }
 
-fn within<R>(context: Context, act: impl FnOnce() -> R) -> (R, Option<Scope>) {
+fn within<R>(context: Context, act: impl FnOnce() -> R) -> (R, Scope) {
     /// Puts the outer scope back, also when `act` panics.
-    struct Outer(Option<Scope>);
+    struct Outer(*const RefCell<Scope>);
     impl Drop for Outer {
         fn drop(&mut self) {
-            SCOPE.set(self.0.take());
+            SCOPE.set(self.0);
         }
     }
-    let outer = Outer(SCOPE.replace(Some(Scope { context, error: None })));
+    let scope = RefCell::new(Scope { context, error: None });
+    let outer = Outer(SCOPE.replace(&raw const scope));
     let result = act();
-    let scope = SCOPE.take();
     drop(outer);
-    (result, scope)
+    (result, scope.into_inner())
+}
+
+/// Calls `look` with the scope that encodes or decodes now, if there is one.
+fn with_scope<R>(look: impl FnOnce(Option<&mut Scope>) -> R) -> R {
+    // SAFETY: null, or of a `within` further up on this thread's stack, which takes it out before it returns.
+    let scope = unsafe { SCOPE.get().as_ref() };
+    look(scope.map(RefCell::borrow_mut).as_deref_mut())
 }
 
 /// Runs `encode`, and returns the descriptors that were lent meanwhile, or why one could not be.
 pub(crate) fn lending<R>(reach: Reach, encode: impl FnOnce() -> R) -> (R, Result<Vec<OwnedFd>, DescriptorError>) {
     let (result, scope) = within(Context::Lending { reach, list: Vec::new() }, encode);
     let lent = match scope {
-        Some(Scope { error: Some(error), .. }) => Err(error),
-        Some(Scope { context: Context::Lending { list, .. }, .. }) => Ok(list.into_iter().map(|(_, fd)| fd).collect()),
-        _ => Ok(Vec::new()),
+        Scope { error: Some(error), .. } => Err(error),
+        Scope { context: Context::Lending { list, .. }, .. } => Ok(list.into_iter().map(|(_, fd)| fd).collect()),
+        Scope { .. } => Ok(Vec::new()),
     };
     (result, lent)
 }
@@ -96,13 +107,13 @@ pub(crate) fn claiming<R>(
 ) -> (R, Result<(), DescriptorError>) {
     let list = descriptors.into_iter().map(Some).collect();
     let (result, scope) = within(Context::Claiming { reach, list }, decode);
-    (result, scope.and_then(|scope| scope.error).map_or(Ok(()), Err))
+    (result, scope.error.map_or(Ok(()), Err))
 }
 
 /// How far the message goes that is being encoded, or where it is from. `None` outside of any.
 pub(crate) fn reach() -> Option<Reach> {
-    SCOPE.with_borrow(|scope| {
-        scope.as_ref().map(|scope| match scope.context {
+    with_scope(|scope| {
+        scope.map(|scope| match scope.context {
             Context::Lending { reach, .. } | Context::Claiming { reach, .. } => reach,
         })
     })
@@ -111,7 +122,7 @@ pub(crate) fn reach() -> Option<Reach> {
 /// Puts a duplicate of a descriptor into the list; tells its place. One that has a `key` (what it stands for) is put there only
 /// once, and may be claimed as often as it was lent.
 fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
-    SCOPE.with_borrow_mut(|scope| {
+    with_scope(|scope| {
         let Some(Scope { context: Context::Lending { reach, list }, .. }) = scope else {
             return Err(DescriptorError::NoMessage);
         };
@@ -129,7 +140,7 @@ fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
 
 /// Takes a descriptor out of the list, or a duplicate of it, if there may be more claims.
 fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
-    SCOPE.with_borrow_mut(|scope| {
+    with_scope(|scope| {
         let Some(Scope { context: Context::Claiming { list, .. }, .. }) = scope else {
             return Err(DescriptorError::NoMessage);
         };
@@ -144,7 +155,7 @@ fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
 /// Notes what went wrong, for whoever began to encode or decode.
 pub(crate) fn report(error: DescriptorError) -> String {
     let text = error.to_string();
-    SCOPE.with_borrow_mut(|scope| {
+    with_scope(|scope| {
         if let Some(scope) = scope {
             scope.error.get_or_insert(error);
         }

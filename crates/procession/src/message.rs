@@ -1,6 +1,6 @@
 //! What can be sent to another process, and how it becomes bytes.
 //!
-//! Values are written in the [postcard](https://postcard.jamesmunns.com/wire-format) format. Buffers go around it: a
+//! Values are written in the [postcard](https://postcard.jamesmunns.com/wire-format) format. Plain data goes around it: a number, a
 //! `Vec` of bytes or numbers, or a `String`, that is a message by itself is its own bytes, which are copied as a whole;
 //! inside of other values, [`Plain`] does the same.
 #![allow(unsafe_code)]
@@ -127,7 +127,8 @@ macro_rules! for_each_plain {
     };
 }
 
-/// Turns a value into a message. `room` is where its bytes are written, if it isn't a buffer that has them already.
+/// Turns a value into a message. `room` is where its bytes are written, if it isn't a number or a buffer that has them
+/// already.
 pub(crate) fn encode<'a, T: Message>(
     value: &'a T,
     room: &'a mut Vec<u8>,
@@ -144,10 +145,18 @@ pub(crate) fn encode<'a, T: Message>(
     Ok(Encoded { bytes: room, descriptors })
 }
 
-/// The bytes of a value that is a buffer.
+/// The bytes of a value that is a number or a buffer.
 #[inline]
-fn own_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+pub(crate) fn own_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     let value: &dyn Any = value;
+    macro_rules! numbers {
+        ($($plain:ty)*) => {
+            $(if let Some(number) = value.downcast_ref::<$plain>() {
+                return Some(number.as_bytes());
+            })*
+        };
+    }
+    for_each_plain!(numbers);
     macro_rules! buffers {
         ($($plain:ty)*) => {
             $(if let Some(buffer) = value.downcast_ref::<Vec<$plain>>() {
@@ -180,14 +189,23 @@ pub(crate) fn is_buffer<T: 'static>() -> bool {
     for_each_plain!(any_of)
 }
 
+/// Whether values of this type are numbers, which are their own bytes too.
+pub(crate) fn is_number<T: 'static>() -> bool {
+    let it = TypeId::of::<T>();
+    macro_rules! any_of {
+        ($($plain:ty)*) => { false $(|| it == TypeId::of::<$plain>())* };
+    }
+    for_each_plain!(any_of)
+}
+
 /// Turns a message into a value.
 pub(crate) fn decode<T: Message>(
     source: &(impl Source + ?Sized),
     descriptors: Vec<OwnedFd>,
     reach: Reach,
 ) -> Result<T, DecodeError> {
-    if let Some(buffer) = buffer(source) {
-        return buffer;
+    if let Some(value) = from_own_bytes(source) {
+        return value;
     }
     with_copy(source, |bytes| {
         let (read, claimed) = handover::claiming(reach, descriptors, || postcard::take_from_bytes(bytes));
@@ -197,15 +215,23 @@ pub(crate) fn decode<T: Message>(
     })
 }
 
-/// The message as a buffer, if that is what `T` is.
+/// The message as a number or a buffer, if that is what `T` is.
 #[inline]
-fn buffer<T: 'static>(source: &(impl Source + ?Sized)) -> Option<Result<T, DecodeError>> {
+fn from_own_bytes<T: 'static>(source: &(impl Source + ?Sized)) -> Option<Result<T, DecodeError>> {
     /// Of two types that are the same.
     fn same<A: 'static, B: 'static>(result: Result<A, DecodeError>) -> Option<Result<B, DecodeError>> {
         let mut result = Some(result);
         (&mut result as &mut dyn Any).downcast_mut::<Option<Result<B, DecodeError>>>()?.take()
     }
     let wanted = TypeId::of::<T>();
+    macro_rules! numbers {
+        ($($plain:ty)*) => {
+            $(if wanted == TypeId::of::<$plain>() {
+                return same(number::<$plain>(source));
+            })*
+        };
+    }
+    for_each_plain!(numbers);
     macro_rules! buffers {
         ($($plain:ty)*) => {
             $(if wanted == TypeId::of::<Vec<$plain>>() {
@@ -228,9 +254,26 @@ fn buffer<T: 'static>(source: &(impl Source + ?Sized)) -> Option<Result<T, Decod
     }
     for_each_plain!(alone);
     if wanted == std::any::TypeId::of::<(String,)>() {
-        return same(buffer::<String>(source)?.map(|text| (text,)));
+        return same(from_own_bytes::<String>(source)?.map(|text| (text,)));
     }
     None
+}
+
+/// The message as a number.
+#[inline]
+fn number<T: FromBytes>(source: &(impl Source + ?Sized)) -> Result<T, DecodeError> {
+    let length = source.length();
+    if length < size_of::<T>() {
+        return Err(DecodeError::Deserialize(postcard::Error::DeserializeUnexpectedEnd));
+    }
+    if length > size_of::<T>() {
+        return Err(DecodeError::TooLong(length - size_of::<T>()));
+    }
+    let mut number = MaybeUninit::<T>::uninit();
+    // SAFETY: the bytes of `number`, which nobody else has.
+    source.fill(unsafe { std::slice::from_raw_parts_mut(number.as_mut_ptr().cast(), length) })?;
+    // SAFETY: `fill` has written all of it, and any bytes are a `T`.
+    Ok(unsafe { number.assume_init() })
 }
 
 /// The message as a `Vec`, filled without a copy in between.
@@ -409,7 +452,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn values_pass(numbers: Vec<i64>, text: String, bytes: Vec<u8>, map: HashMap<String, Option<u32>>, radius: f64) {
+        fn values_pass(number: i128, numbers: Vec<i64>, text: String, bytes: Vec<u8>, map: HashMap<String, Option<u32>>, radius: f64) {
+            prop_assert_eq!(pass(&number).unwrap(), number);
+            prop_assert_eq!(pass(&radius).unwrap().to_bits(), radius.to_bits());
             prop_assert_eq!(&pass(&numbers).unwrap(), &numbers);
             prop_assert_eq!(&pass(&text).unwrap(), &text);
             prop_assert_eq!(&pass(&bytes).unwrap(), &bytes);

@@ -11,7 +11,7 @@ use procession_core::channel;
 use crate::{
     DecodeError, EncodeError, Message,
     handover::Reach,
-    message::{Encoded, decode, encode, is_buffer},
+    message::{Encoded, decode, encode, is_buffer, is_number, own_bytes},
 };
 
 /// As much room as a thread keeps for the next value.
@@ -36,12 +36,15 @@ fn with_room<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
-/// Calls `put` with the bytes of a value and its descriptors. A buffer's bytes are its own.
+/// Calls `put` with the bytes of a value and its descriptors. The bytes of a number or a buffer are its own.
 #[inline]
 pub(super) fn encoded<T: Message, R, E: From<EncodeError>>(
     value: &T,
     put: impl FnOnce(&[u8], &[BorrowedFd<'_>]) -> Result<R, E>,
 ) -> Result<R, E> {
+    if let Some(bytes) = own_bytes(value) {
+        return put(bytes, &[]);
+    }
     with_room(|room| {
         let Encoded { bytes, descriptors } = encode(value, room, Reach::Related)?;
         if descriptors.is_empty() {
@@ -109,7 +112,7 @@ impl Batch {
 /// A message that was copied out of the ring.
 #[derive(Debug)]
 enum Copied<T> {
-    /// A buffer, filled in the ring. What is none was taken out all the same.
+    /// A number or a buffer, filled in the ring. What is none was taken out all the same.
     Value(Result<T, DecodeError>),
     /// In the room given for it: so many bytes.
     Small(usize, Vec<OwnedFd>),
@@ -142,9 +145,14 @@ pub(super) fn taken<T: Message, E: From<DecodeError>>(
     }
 }
 
+/// Whether values of this type are read where the message lies.
+fn is_plain<T: 'static>() -> bool {
+    is_buffer::<T>() || is_number::<T>()
+}
+
 #[inline]
 fn copy<T: Message>(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Copied<T>> {
-    if is_buffer::<T>() {
+    if is_plain::<T>() {
         return match decode(message, Vec::new(), Reach::Related) {
             Err(DecodeError::Copy(error)) => Err(error),
             value => Ok(Copied::Value(value)),
@@ -164,7 +172,8 @@ fn copy<T: Message>(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> i
 /// Messages that are taken out together.
 #[derive(Debug)]
 pub(super) struct Taken<T> {
-    buffers: Vec<Result<T, DecodeError>>,
+    /// Numbers and buffers.
+    plain: Vec<Result<T, DecodeError>>,
     bytes: Vec<u8>,
     /// Where each ends, and its descriptors.
     messages: Vec<(usize, Vec<OwnedFd>)>,
@@ -172,15 +181,15 @@ pub(super) struct Taken<T> {
 
 impl<T: Message> Taken<T> {
     pub(super) fn new() -> Self {
-        Self { buffers: Vec::new(), bytes: Vec::new(), messages: Vec::new() }
+        Self { plain: Vec::new(), bytes: Vec::new(), messages: Vec::new() }
     }
 
     /// Copies one message more.
     pub(super) fn add(&mut self, message: &channel::Message<'_>) -> io::Result<()> {
-        if is_buffer::<T>() {
+        if is_plain::<T>() {
             match decode(message, Vec::new(), Reach::Related) {
                 Err(DecodeError::Copy(error)) => return Err(error),
-                value => self.buffers.push(value),
+                value => self.plain.push(value),
             }
             return Ok(());
         }
@@ -197,13 +206,13 @@ impl<T: Message> Taken<T> {
     /// The values of the first `count` messages: those that were taken out.
     pub(super) fn values(mut self, count: u64) -> impl Iterator<Item = Result<T, DecodeError>> {
         let mut start = 0;
-        self.buffers.truncate(count as usize);
+        self.plain.truncate(count as usize);
         self.messages.truncate(count as usize);
         let bytes = self.bytes;
         let others = self.messages.into_iter().map(move |(end, descriptors)| {
             let message = &bytes[std::mem::replace(&mut start, end)..end];
             decode(message, descriptors, Reach::Related)
         });
-        self.buffers.into_iter().chain(others)
+        self.plain.into_iter().chain(others)
     }
 }
