@@ -1,4 +1,4 @@
-//! What programs with a log hear of the locks of the dead.
+//! What programs with a log hear of the dead: of their locks, and of the workers of pools.
 #![cfg(feature = "tracing")]
 
 mod support;
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use procession::{Array, Event, Lock, Recovered};
+use procession::{Array, Event, Lock, Pool, Recovered};
 use support::{kill, start, wait_for_the_end};
 use tracing::{
     Level, Metadata, Subscriber,
@@ -68,4 +68,18 @@ fn a_recovery_is_an_event() {
     for (text, what) in [(of_lock, "lock"), (of_array, "array")] {
         assert!(text.contains(&format!("process={dead}")) && text.contains(&format!("what={what:?}")), "{text}");
     }
+}
+
+#[test]
+fn a_lost_worker_is_an_event() {
+    // A pool has a thread of its own.
+    let log = Log::default();
+    tracing::subscriber::set_global_default(log.clone()).unwrap();
+    let pool = Pool::builder().workers(1).max_tasks_per_child(1).build().unwrap();
+    pool.apply(|| (), ()).unwrap();
+    pool.apply(|| std::process::exit(3), ()).map(|(): ()| ()).unwrap_err();
+    pool.join();
+    let log = log.0.lock().unwrap();
+    let [lost] = &log[..] else { panic!("one event, not {log:?}") };
+    assert!(lost.contains("a worker of a pool is lost") && lost.contains("Exited"), "{lost}");
 }

@@ -190,7 +190,11 @@ impl Crew {
             exit => End::of(pid, exit),
         };
         #[cfg(feature = "tracing")]
-        tracing::debug!(pid, ?end, "a worker of a pool ended");
+        if matches!(end, End::Exited(_, 0)) {
+            tracing::debug!(pid, "a worker of a pool has ended");
+        } else {
+            tracing::warn!(pid, ?end, "a worker of a pool is lost");
+        }
         let mut reaction = self.engine.retire(slot, &end.to_bytes());
         let mut pause = Duration::ZERO;
         while reaction == Reaction::Replace {

@@ -54,9 +54,9 @@ pub enum SubmitError {
     /// The function can't be named to other processes.
     #[error(transparent)]
     Function(#[from] ForeignCode),
-    /// Memory for the task is lacking.
-    #[error("there is no memory for the task: {0}")]
-    Memory(#[from] io::Error),
+    /// Memory for the task is lacking, or it has more descriptors than can go along.
+    #[error("the task can't be handed to the workers: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Why a task has no result.

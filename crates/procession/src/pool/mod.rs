@@ -2,6 +2,9 @@
 //!
 //! [`Pool`] is what there is to know first. Tasks and results travel through shared memory; how the processes of a pool
 //! work together is described in `procession-core`, `pool/PROTOCOL.md`.
+//!
+//! With the feature `tracing`, the start and the end of each worker is an event: of the level "debug" where all is as it
+//! should be, "warn" for a worker that is lost, or can't be started, "error" for a pool that gives up.
 
 use std::{fmt, sync::Arc, time::Duration};
 
