@@ -9,13 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procession::{Connection, Lock, Pool, Process, Queue, RawArray, StartMethod, Stdio, pipe};
+use procession::{
+    Connection, Lock, Manager, Pool, Process, Queue, RawArray, StartMethod, Stdio, manager::DictProxy, pipe,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 type Stop = (&'static str, fn() -> Outcome);
 
-const STOPS: [Stop; 7] = [
+const STOPS: [Stop; 8] = [
     ("Processes", processes),
     ("Processes from the fork server", fork_server),
     ("Pools", pools),
@@ -23,6 +25,7 @@ const STOPS: [Stop; 7] = [
     ("Pipes", pipes),
     ("Locks", locks),
     ("Arrays", arrays),
+    ("Managers", managers),
 ];
 
 fn main() -> Outcome {
@@ -217,6 +220,24 @@ fn arrays() -> Outcome {
 fn fill(array: RawArray<f64>, from: usize, to: usize) {
     let roots: Vec<_> = (from..to).map(|n| (n as f64).sqrt()).collect();
     array.write(from, &roots).unwrap();
+}
+
+fn managers() -> Outcome {
+    let manager = Manager::new()?;
+    let words = manager.dict()?;
+    for text in ["one two three", "three four"] {
+        Process::spawn(count, (words.clone(), text.to_owned()))?.join()?;
+    }
+    see!("a dictionary that processes share", "{:?}", words.items()?);
+    see!("one call", "{}", median(1000, || Ok(words.get("three")?))?);
+    Ok(())
+}
+
+fn count(words: DictProxy<String, u32>, text: String) {
+    for word in text.split_whitespace() {
+        let before = words.get(word).unwrap().unwrap_or_default();
+        words.set(word.to_owned(), before + 1).unwrap();
+    }
 }
 
 /// Ends this process as `kill -9` does.

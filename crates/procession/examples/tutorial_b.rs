@@ -20,6 +20,7 @@ fn main() -> programs::Outcome {
         ("b10_queue_blocking", b10_queue_blocking::main),
         ("b11_queue_nonblocking", b11_queue_nonblocking::main),
         ("b12_joinable_queue", b12_joinable_queue::main),
+        ("b13_manager_dict", b13_manager_dict::main),
     ])
 }
 
@@ -416,6 +417,36 @@ mod b12_joinable_queue {
         for producer in producers {
             producer.join()?;
         }
+        Ok(())
+    }
+}
+
+/// A dictionary that lives in a process of its own, and that all others share.
+mod b13_manager_dict {
+    use crate::programs::Outcome;
+    use procession::{Lock, Manager, Process, manager::DictProxy};
+    use std::collections::BTreeMap;
+
+    fn work(lock: Lock<()>, data: DictProxy<String, i32>) {
+        // Get and set are two requests: without the lock, others could come between.
+        let _held = lock.acquire().unwrap();
+        let count = data.get("count").unwrap().unwrap();
+        data.set("count".to_owned(), count - 1).unwrap();
+    }
+
+    pub fn main() -> Outcome {
+        let lock = Lock::new(())?;
+        let manager = Manager::new()?;
+        let dict = manager.dict()?;
+        dict.set("count".to_owned(), 100)?;
+        let mut children = Vec::new();
+        for _ in 0..100 {
+            children.push(Process::spawn(work, (lock.clone(), dict.clone()))?);
+        }
+        for child in children {
+            child.join()?;
+        }
+        println!("{:?}", BTreeMap::from_iter(dict.items()?));
         Ok(())
     }
 }

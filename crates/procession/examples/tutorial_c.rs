@@ -11,6 +11,7 @@ fn main() -> programs::Outcome {
         ("c01_process_info", c01_process_info::main),
         ("c02_pool_callback", c02_pool_callback::main),
         ("c03_lock", c03_lock::main),
+        ("c04_manager", c04_manager::main),
     ])
 }
 
@@ -84,6 +85,48 @@ mod c03_lock {
             // Those that nobody joins are waited for at the end of the program.
             Process::spawn(f, (lock.clone(), number))?;
         }
+        Ok(())
+    }
+}
+
+mod c04_manager {
+    use crate::programs::Outcome;
+    use procession::{
+        Manager, Process,
+        manager::{DictProxy, ListProxy},
+    };
+    use serde::{Deserialize, Serialize};
+
+    // A dictionary has one type of keys and one of values. Python's is of many; in Rust, these have names.
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Key {
+        Int(i64),
+        Text(String),
+        Float(f64),
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Value {
+        None,
+        Int(i64),
+        Text(String),
+    }
+
+    fn f(dict: DictProxy<Key, Value>, list: ListProxy<i32>) {
+        dict.set(Key::Int(1), Value::Text("1".to_owned())).unwrap();
+        dict.set(Key::Text("2".to_owned()), Value::Int(2)).unwrap();
+        dict.set(Key::Float(0.25), Value::None).unwrap();
+        list.reverse().unwrap();
+    }
+
+    pub fn main() -> Outcome {
+        let manager = Manager::new()?;
+        let dict = manager.dict()?;
+        let list = manager.list(0..10)?;
+        let child = Process::spawn(f, (dict.clone(), list.clone()))?;
+        child.join()?;
+        println!("{:?}", dict.items()?);
+        println!("{:?}", list.to_vec()?);
         Ok(())
     }
 }

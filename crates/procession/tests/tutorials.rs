@@ -176,9 +176,14 @@ tutorials! {
         Found(r"(猪蹄子|涮羊肉|羊蝎子)已生产 \d+  ,添加到队列,", 30),
         Found(r"已全部消费完了-+\d+", 3),
     ];
+    b13_manager_dict, [Has(r#"{"count": 0}"#)];
     c01_process_info, [Found(r"hello the \d-th bob", 5), Found("function f", 5)];
     c02_pool_callback, [Found(r"end_call 10\d", 10), Found(r"end\b", 1)];
     c03_lock, [Found(r"hello world \d", 10)];
+    c04_manager, [
+        Has(r#"[(Int(1), Text("1")), (Text("2"), Int(2)), (Float(0.25), None)]"#),
+        Has("[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]"),
+    ];
     d01_process, [Words("This is a worker. Done.")];
     d02_process_subclass, [Words("This is a worker. Done.")];
     d03_queue, [Words("Receive data: hello Done.")];
