@@ -371,6 +371,61 @@ fn waiting_for_connections_listeners_and_children() {
 }
 
 #[test]
+fn waiting_for_queues_too() {
+    let (ours, theirs) = pipe::<u32, u32>().unwrap();
+    let queue = procession::Queue::<u32>::new().unwrap();
+    let child = Process::spawn(
+        |queue: procession::Queue<u32>, connection: Connection<u32, u32>| {
+            queue.put(1).unwrap();
+            assert_eq!(connection.recv().unwrap(), 2);
+            connection.send(&3).unwrap();
+        },
+        (queue.clone(), theirs),
+    )
+    .unwrap();
+    assert_eq!(wait(&[&ours, &queue, &child], None).unwrap(), [1]);
+    assert_eq!(queue.get().unwrap(), 1);
+    assert!(wait(&[&ours, &queue, &child], SHORT).unwrap().is_empty());
+    ours.send(&2).unwrap();
+    assert!(wait(&[&queue, &ours], None).unwrap() == [1]);
+    assert_eq!(ours.recv().unwrap(), 3);
+    assert_eq!(wait(&[&queue, &child], None).unwrap(), [1]);
+    child.join().unwrap();
+}
+
+#[test]
+fn nothing_is_left_open() {
+    /// In a process of its own, where nobody else opens files.
+    fn use_many() -> (usize, usize) {
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let round = || {
+            let listener: Listener<Handle<OwnedFd>, u32> = Listener::builder().authkey(b"key").private().unwrap();
+            let address = listener.address().clone();
+            let clients = thread::spawn(move || {
+                let wrong = Client::new(address.clone()).authkey(b"wrong").connect::<u32, u32>();
+                assert!(wrong.is_err());
+                let right: Connection<u32, Handle<OwnedFd>> = Client::new(address).authkey(b"key").connect().unwrap();
+                drop(right.recv().unwrap());
+                // Left unread: a descriptor on its way.
+                right.poll(LONG).unwrap();
+            });
+            let connections: Vec<_> = listener.incoming().take(2).collect();
+            let [Err(_), Ok(connection)] = &connections[..] else { panic!("{connections:?}") };
+            for _ in 0..2 {
+                connection.send(&Handle(io::pipe().unwrap().0.into())).unwrap();
+            }
+            clients.join().unwrap();
+        };
+        round();
+        let before = open();
+        (0..20).for_each(|_| round());
+        (before, open())
+    }
+    let (before, after) = Process::spawn(use_many, ()).unwrap().join().unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
 fn clients_of_each_kind() {
     fn client(address: Address) {
         let connection: Connection<String, u32> = Client::new(address).connect().unwrap();
