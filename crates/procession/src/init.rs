@@ -55,12 +55,41 @@ pub fn init() {
     INITIALISED.store(true, Ordering::Relaxed);
 }
 
-/// Sets the program that is to be run as a child, where it is not the one that runs now: a library that was loaded by
-/// another program names one that loads the library, too, and has it call [`init`].
+/// Sets the program that is to be run as a child, with these arguments and one more, which [`init`] looks at.
 ///
-/// `program` is a path. The children are given these arguments and one more, which `init` looks at.
+/// By default that is the program that runs now. This is for libraries that are loaded by a program which knows nothing of
+/// processes (an extension module of an interpreter, a plug-in): its `main` can't call `init`. The library exports a function
+/// that does, and names a program that loads the library and calls that function before anything else. It stands in for the call
+/// of `init` in this process.
 ///
-/// It stands in for the call of `init` in this process. For which it has to be the same build: the library that is loaded there must be the very file that calls this.
+/// Functions are looked for in the library, so it must be the same build of it, usually the very file. `program` is a path; `PATH` is not searched.
+///
+/// ```
+/// use std::ffi::{CStr, OsStr, c_char};
+/// use std::os::unix::ffi::OsStrExt;
+///
+/// /// What a program calls first after it has loaded this library from `path`. The children are the same program, with the
+/// /// path as its argument.
+/// ///
+/// /// # Safety
+/// ///
+/// /// `path` is a string that ends with a null byte.
+/// #[unsafe(no_mangle)]
+/// pub unsafe extern "C" fn my_library_init(path: *const c_char) {
+///     // Does not return in a child.
+///     procession::init();
+///     // SAFETY: the caller's promise.
+///     let path = OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes());
+///     procession::set_executable("/proc/self/exe", [path]);
+/// }
+/// ```
+///
+/// In a module of Python, where the program is the interpreter, that is
+///
+/// ```
+/// # let interpreter = "/usr/bin/python3";
+/// procession::set_executable(interpreter, ["-c", "import my_module; my_module._init()"]);
+/// ```
 pub fn set_executable(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl Into<OsString>>) {
     EXECUTABLE.set(Executable { program: program.into(), arguments: arguments.into_iter().map(Into::into).collect() });
     // A child that starts children before it has become one would do so for ever.

@@ -229,3 +229,59 @@ impl WayBack {
         self.tell(RETURNED, bytes, &descriptors).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use procession_core::process::message_sockets;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn receive_what(parts: &[&[u8]]) -> Result<Invitation, String> {
+        let (here, there) = message_sockets().unwrap();
+        at_once(here.as_fd(), INVITATION, parts, &[]).unwrap();
+        receive(there.as_fd())
+    }
+
+    fn setup(name: &str, path: &[u32], limits: &[u64]) -> Setup {
+        Setup {
+            name: name.into(),
+            named: true,
+            path: path.to_vec(),
+            daemon: false,
+            authkey: b"key".to_vec(),
+            parent: Some(("parent".into(), 5)),
+            method: StartMethod::Spawn,
+            directory: false,
+            stdio: [Place::Null, Place::Inherited, Place::Given],
+            limits: limits.iter().map(|limit| (Resource::OpenFiles, *limit)).collect(),
+            interrupts_blocked: None,
+            environment: Environment::default(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_invitation_arrives(name: String, path: Vec<u32>, limits: Vec<u64>, payload: Vec<u8>, fds in 0_usize..5) {
+            let (here, there) = message_sockets().unwrap();
+            let entry = Code::of(setup as fn(&_, &_, &_) -> _ as *const ()).unwrap();
+            let sent = setup(&name, &path, &limits);
+            send(here.as_fd(), entry, &sent, &payload, &vec![here.as_fd(); fds]).unwrap();
+            let received = receive(there.as_fd()).unwrap();
+            prop_assert_eq!(received.entry, entry);
+            prop_assert_eq!(received.payload, payload);
+            prop_assert_eq!(received.descriptors.len(), fds);
+            prop_assert_eq!(format!("{:?}", received.setup), format!("{sent:?}"));
+        }
+
+        #[test]
+        fn garbage_is_an_error(bytes: Vec<u8>) {
+            prop_assert!(receive_what(&[&bytes]).is_err());
+            // Not even when the build is said to be the same, unless the rest makes sense.
+            let id = build_id();
+            if let Ok(received) = receive_what(&[&[id.len() as u8], id, &bytes]) {
+                prop_assert!(received.payload.len() < bytes.len());
+            }
+        }
+    }
+}

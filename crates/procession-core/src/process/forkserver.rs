@@ -145,7 +145,11 @@ impl ForkServer {
                 match unsafe { fork() } {
                     Ok(Forked::Child) => {
                         drop(self);
-                        started(status.as_fd())?;
+                        // Who can't be told of it asks once more, so it must do nothing. That nobody listens is another matter.
+                        if started(status.as_fd()).is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+                            // SAFETY: has no requirements.
+                            unsafe { libc::_exit(1) }
+                        }
                         return Ok(Some(status));
                     }
                     Ok(Forked::Parent(pid)) => self.adopt(pid, status),

@@ -16,6 +16,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
@@ -101,7 +102,8 @@ impl Contents {
 }
 
 /// Sends a parcel, whose contents are the parts one after another. Blocks while the socket is full, which is after some
-/// ten messages that nobody receives.
+/// ten messages that nobody receives; and for some seconds, whatever `wait` says, while the user has more descriptors under way than
+/// a process may have open, which only others can change.
 ///
 /// # Errors
 ///
@@ -123,25 +125,48 @@ pub fn send_parcel(
         for part in parts {
             message.extend_from_slice(part);
         }
-        send(socket, &message, first, wait)?
+        patiently(socket, &message, first, wait)?
     } else {
         let file = match in_memory(parts) {
             Ok(file) => file,
             Err(error) => return Ok(Err(error)),
         };
         let with_file: Vec<_> = [file.as_fd()].into_iter().chain(first.iter().copied()).collect();
-        send(socket, &message, &with_file, wait)?
+        patiently(socket, &message, &with_file, wait)?
     };
     if let Err(error) = sent {
         return Ok(Err(error));
     }
     for more in descriptors[first.len()..].chunks(IN_ONE_MESSAGE) {
-        if let Err(error) = send(socket, &[MORE], more, wait)? {
+        if let Err(error) = patiently(socket, &[MORE], more, wait)? {
             return Ok(Err(error));
         }
     }
     Ok(Ok(()))
 }
+
+/// As [`send`], but the kernel's limit for descriptors under way (see unix(7), `ETOOMANYREFS`) is given some time: many processes that were
+/// just started may be about to receive theirs.
+fn patiently(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    wait: &mut Wait<'_>,
+) -> Result<io::Result<()>, WaitError> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match send(socket, bytes, descriptors, wait)? {
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) && pause < LONGEST_PAUSE => {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            sent => return Ok(sent),
+        }
+    }
+}
+
+/// After pauses that double up to this, all in all some eight seconds, it is given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 fn in_memory(parts: &[&[u8]]) -> io::Result<OwnedFd> {
     let file = memfd_create("procession-parcel", MemfdFlags::CLOEXEC)?;
@@ -212,10 +237,8 @@ fn opened(bytes: Vec<u8>, descriptors: &mut Vec<OwnedFd>) -> Option<((u8, Conten
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::process::message_sockets;
+    use crate::process::{Exit, Forked, Sentinel, fork, message_sockets};
 
     fn bytes(contents: &Contents) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(contents.len());
@@ -254,6 +277,49 @@ mod tests {
             let parcel = receive_parcel(there.as_fd(), &mut Wait::forever()).unwrap().unwrap().unwrap();
             assert_eq!((parcel.contents.len(), parcel.descriptors.len()), (length, count));
         }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn more_descriptors_than_may_be_under_way_wait_for_others_to_arrive() {
+        // SAFETY: the child uses no lock that a thread of this process could hold but the allocator's, which is freed.
+        let child = match unsafe { fork() }.unwrap() {
+            Forked::Parent(pid) => Sentinel::open(pid).unwrap(),
+            Forked::Child => {
+                let code = std::panic::catch_unwind(|| {
+                    // The limit does not hold for the privileged.
+                    // SAFETY: has no requirements.
+                    unsafe { libc::setuid(65534) };
+                    let few = rustix::process::Rlimit { current: Some(60), maximum: Some(60) };
+                    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+                    let (here, there) = message_sockets().unwrap();
+                    let lent = vec![here.as_fd(); 25];
+                    let late = std::thread::scope(|scope| {
+                        let receiver = scope.spawn(|| {
+                            std::thread::sleep(Duration::from_millis(50));
+                            let mut received = Vec::new();
+                            for _ in 0..5 {
+                                received = receive_parcel(there.as_fd(), &mut Wait::forever())
+                                    .unwrap()
+                                    .unwrap()
+                                    .unwrap()
+                                    .descriptors;
+                            }
+                            received.len()
+                        });
+                        for _ in 0..5 {
+                            send_parcel(here.as_fd(), b'x', &[], &lent, &mut Wait::forever()).unwrap().unwrap();
+                        }
+                        receiver.join().unwrap()
+                    });
+                    assert_eq!(late, 25);
+                });
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(i32::from(code.is_err())) }
+            }
+        };
+        child.wait(&mut Wait::forever()).unwrap();
+        assert_eq!(child.exit().unwrap(), Some(Exit::Code(0)));
     }
 
     #[test]
