@@ -555,7 +555,7 @@ def test_workers_that_ignore_being_told_to_end_are_killed(pool, monkeypatch):
 def test_a_forgotten_pool_finishes_what_is_under_way_and_goes():
     pool = procession.get_context("fork").Pool(2)
     results = [pool.apply_async(pid_of, (0,)) for _ in range(10)]
-    workers, gone = pool._pool, weakref.ref(pool)
+    workers, gone = list(pool._pool), weakref.ref(pool)
     del pool
     assert {result.get() for result in results} <= {worker.pid for worker in workers}
     del results

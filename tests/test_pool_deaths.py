@@ -36,6 +36,11 @@ def pid_after(seconds):
     return os.getpid()
 
 
+def begin_and_sleep(mark):
+    mark.touch()
+    time.sleep(600)
+
+
 def fail_to_begin():
     raise RuntimeError("this initializer fails")
 
@@ -182,12 +187,11 @@ def test_closing_does_not_wait_for_the_dead(ctx):
     assert all(result.ready() for result in results)
 
 
-def test_a_worker_killed_while_the_pool_waits_for_all_to_end(ctx):
+def test_a_worker_killed_while_the_pool_waits_for_all_to_end(ctx, tmp_path):
     pool = ctx.Pool(2)
-    result = pool.apply_async(time.sleep, (60,))
+    result = pool.apply_async(begin_and_sleep, (tmp_path / "begun",))
     pool.close()
-    assert processes.eventually(lambda: any(w.is_alive() for w in pool._pool))
-    time.sleep(0.2)
+    assert processes.eventually((tmp_path / "begun").exists)
     for worker in [*pool._pool]:
         os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(WorkerLostError):

@@ -215,6 +215,7 @@ impl Ring {
         if descriptors.is_empty() {
             return self.put_now(&[parts], bound, patience);
         }
+        self.wait_for_window(parts, patience);
         let held = Held::acquire(&self.map().header().producers.lock, patience)?;
         self.put_accompanied(held, parts, descriptors, bound)
     }
