@@ -31,6 +31,11 @@ fn until(mut true_at_last: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until there are so many objects: that a child is gone is learned when its connections end, a little after it did.
+fn has(manager: &Manager, objects: usize) {
+    until(|| manager.number_of_objects().unwrap() == objects);
+}
+
 fn refused<T: std::fmt::Debug>(result: Result<T, ManagerError>, with: Refusal) {
     match result {
         Err(ManagerError::Refused(refusal)) => assert_eq!(refusal, with),
@@ -424,15 +429,15 @@ fn proxies_go_into_other_objects() {
     let manager = manager();
     let table: Table = manager.dict().unwrap();
     table.set("numbers".into(), manager.list([1]).unwrap()).unwrap();
-    assert_eq!(manager.number_of_objects().unwrap(), 2);
+    has(&manager, 2);
     Process::spawn(adds, (table.clone(),)).unwrap().join().unwrap();
     assert_eq!(table.get("numbers").unwrap().unwrap().to_vec().unwrap(), [1, 2]);
     // Taken out, it is ours; dropped, it is gone.
     let list = table.remove("numbers").unwrap().unwrap();
     assert_eq!(list.len().unwrap(), 2);
-    assert_eq!(manager.number_of_objects().unwrap(), 2);
+    has(&manager, 2);
     drop(list);
-    assert_eq!(manager.number_of_objects().unwrap(), 1);
+    has(&manager, 1);
     // In a key, a queue, a value; and freed with what they are in.
     let queue = manager.queue::<(u8, Vec<EventProxy>)>(0).unwrap();
     queue.put((1, vec![manager.event().unwrap(), manager.event().unwrap()])).unwrap();
@@ -443,15 +448,15 @@ fn proxies_go_into_other_objects() {
     drop(lock);
     assert_eq!(keyed.keys().unwrap().len(), 1);
     let value = manager.value(Some(manager.list([1_u8]).unwrap())).unwrap();
-    assert_eq!(manager.number_of_objects().unwrap(), 8);
+    has(&manager, 8);
     drop(keyed);
-    assert_eq!(manager.number_of_objects().unwrap(), 6);
+    has(&manager, 6);
     value.set(None).unwrap();
-    assert_eq!(manager.number_of_objects().unwrap(), 5);
+    has(&manager, 5);
     let (_, events) = queue.get().unwrap();
     drop(events);
     drop((queue, value, table));
-    assert_eq!(manager.number_of_objects().unwrap(), 0);
+    has(&manager, 0);
 }
 
 #[test]
@@ -466,14 +471,14 @@ fn a_proxy_may_be_dropped_when_it_was_sent() {
     let manager = manager();
     let child = Process::spawn(reads, (manager.list([1, 2]).unwrap(),)).unwrap();
     assert_eq!(child.join().unwrap(), [1, 2]);
-    until(|| manager.number_of_objects().unwrap() == 0);
+    has(&manager, 0);
     // It comes back from a process that has ended since.
     let dict = Process::spawn(makes, (manager.dict().unwrap(),)).unwrap().join().unwrap();
     assert_eq!(dict.get(&1).unwrap(), Some(2));
-    assert_eq!(manager.number_of_objects().unwrap(), 1);
+    has(&manager, 1);
     assert_eq!(dict, dict.clone());
     drop(dict);
-    assert_eq!(manager.number_of_objects().unwrap(), 0);
+    has(&manager, 0);
 }
 
 #[test]
@@ -669,9 +674,9 @@ fn proxies_are_arguments_and_results_of_methods() {
     counter.note(another.clone(), (1, 2)).unwrap();
     drop(list);
     assert_eq!(another.to_vec().unwrap(), [1, 2]);
-    until(|| manager.number_of_objects().unwrap() == 2);
+    has(&manager, 2);
     drop((another, counter));
-    until(|| manager.number_of_objects().unwrap() == 0);
+    has(&manager, 0);
 }
 
 #[test]
@@ -889,7 +894,7 @@ fn clients_killed_at_any_moment_leave_the_manager_whole() {
         dict.clear().unwrap();
     }
     drop((dict, queue, lock));
-    until(|| manager.number_of_objects().unwrap() == 0);
+    has(&manager, 0);
 }
 
 #[test]
@@ -905,9 +910,9 @@ fn what_a_killed_client_referred_to_is_freed() {
     let list = manager.list([manager.list([1_u8]).unwrap()]).unwrap();
     let child = Process::spawn(holds, (list, ready.clone())).unwrap();
     ready.wait().unwrap();
-    until(|| manager.number_of_objects().unwrap() == 2);
+    has(&manager, 2);
     kill(&child);
-    until(|| manager.number_of_objects().unwrap() == 1);
+    has(&manager, 1);
 }
 
 #[test]
