@@ -9,7 +9,7 @@ use std::{
 };
 
 use procession::{
-    Address, Child, Manager, ManagerError, Process,
+    Address, Child, Connection, Manager, ManagerError, Pool, Process, Queue,
     manager::{
         ArrayProxy, BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, DictProxy, EventProxy, JoinableQueueProxy,
         ListProxy, LockProxy, NamespaceProxy, QueueProxy, RLockProxy, Refusal, SemaphoreProxy, ValueProxy,
@@ -994,4 +994,61 @@ fn the_server_is_served_in_this_process() {
     manager.shutdown().unwrap();
     serving.join().unwrap().unwrap();
     assert!(counter.get().is_err());
+}
+
+// Other ways for proxies to travel
+
+#[test]
+fn proxies_go_through_queues_pipes_and_pools() {
+    fn through_queue(queue: Queue<ListProxy<u32>>) {
+        queue.get().unwrap().push(1).unwrap();
+    }
+    fn through_pipe(connection: Connection<ListProxy<u32>, ListProxy<u32>>) {
+        let list = connection.recv().unwrap();
+        list.push(2).unwrap();
+        connection.send(&list).unwrap();
+    }
+    fn in_pool(list: ListProxy<u32>, n: u32) -> ListProxy<u32> {
+        list.push(n).unwrap();
+        list
+    }
+    let manager = manager();
+    let list = manager.list([]).unwrap();
+    let queue = Queue::new().unwrap();
+    let child = Process::spawn(through_queue, (queue.clone(),)).unwrap();
+    queue.put(list.clone()).unwrap();
+    child.join().unwrap();
+    let (ours, theirs) = procession::pipe().unwrap();
+    let child = Process::spawn(through_pipe, (theirs,)).unwrap();
+    ours.send(&list).unwrap();
+    assert_eq!(ours.recv().unwrap(), list);
+    child.join().unwrap();
+    let pool = Pool::new(2).unwrap();
+    for returned in pool.starmap(in_pool, (3..10).map(|n| (list.clone(), n))).unwrap() {
+        assert_eq!(returned, list);
+    }
+    let mut all = list.to_vec().unwrap();
+    all.sort_unstable();
+    assert_eq!(all, (1..10).collect::<Vec<_>>());
+    drop((list, pool));
+    has(&manager, 0);
+}
+
+#[test]
+fn the_fork_server_starts_managers_too() {
+    fn with_fork_server() -> Vec<u32> {
+        procession::set_start_method(procession::StartMethod::Forkserver);
+        fn adds(list: ListProxy<u32>, counter: CounterProxy) {
+            list.push(counter.increment(1).unwrap() as u32).unwrap();
+        }
+        let manager = counting();
+        let (list, counter) = (manager.list([]).unwrap(), CounterProxy::new(&manager, 6).unwrap());
+        Process::spawn(adds, (list.clone(), counter)).unwrap().join().unwrap();
+        let pid = manager.pid().unwrap();
+        let all = list.to_vec().unwrap();
+        drop(manager);
+        assert!(procession_core::process::ProcessId::of_pid(pid).is_none());
+        all
+    }
+    assert_eq!(Process::spawn(with_fork_server, ()).unwrap().join().unwrap(), [7]);
 }
