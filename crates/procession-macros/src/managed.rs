@@ -37,14 +37,7 @@ pub(crate) fn managed(arguments: TokenStream, block: TokenStream) -> syn::Result
     let options = options(arguments)?;
     let block: ItemImpl = syn::parse2(block)?;
     let name = type_name(&block)?;
-    let exposed = block
-        .items
-        .iter()
-        .filter_map(|item| match item {
-            ImplItem::Fn(function) if matches!(function.vis, Visibility::Public(_)) => exposed(function, name),
-            _ => None,
-        })
-        .collect::<syn::Result<Vec<_>>>()?;
+    let exposed = all_exposed(&block, name)?;
     let proxy = options.proxy.unwrap_or_else(|| format_ident!("{name}Proxy"));
     let text = name.to_string();
     let path = quote!(::core::concat!(::core::module_path!(), "::", #text));
@@ -52,6 +45,25 @@ pub(crate) fn managed(arguments: TokenStream, block: TokenStream) -> syn::Result
     let server = server_side(name, &proxy, &called, &exposed);
     let client = client_side(name, &proxy, &exposed);
     Ok(quote!(#block #server #client))
+}
+
+/// The functions that clients can call; or all that is wrong with them.
+fn all_exposed<'a>(block: &'a ItemImpl, name: &Ident) -> syn::Result<Vec<Exposed<'a>>> {
+    let mut all = Vec::new();
+    let mut errors: Option<Error> = None;
+    for item in &block.items {
+        let ImplItem::Fn(function) = item else { continue };
+        if !matches!(function.vis, Visibility::Public(_)) {
+            continue;
+        }
+        match (exposed(function, name), &mut errors) {
+            (Some(Ok(exposed)), _) => all.push(exposed),
+            (Some(Err(error)), Some(errors)) => errors.combine(error),
+            (Some(Err(error)), None) => errors = Some(error),
+            (None, _) => {}
+        }
+    }
+    errors.map_or(Ok(all), Err)
 }
 
 fn options(arguments: TokenStream) -> syn::Result<Options> {
