@@ -27,7 +27,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags},
 };
 
-use crate::process;
+use crate::{process, sys::available::ensure_available};
 
 /// "procshm" and the version of the layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"procshm\x01");
@@ -220,6 +220,7 @@ impl Segment {
     ///
     /// As fallocate(2), `ENOSPC` or `ENOMEM` if there is not enough memory.
     pub fn secure(&self, offset: u64, length: u64) -> io::Result<()> {
+        ensure_available(length)?;
         retry(|| rustix::fs::fallocate(&self.0.fd, FallocateFlags::KEEP_SIZE, offset, length))
     }
 

@@ -1,0 +1,45 @@
+//! How much memory is left.
+
+use std::{fs, io};
+
+use rustix::io::Errno;
+
+/// Less than this is asked of the kernel without looking first.
+const MUCH: u64 = 256 << 20;
+
+/// That so many bytes of memory can be had, as far as can be known beforehand.
+///
+/// The kernel does not refuse to fill a file in memory beyond what the machine has: it kills processes to make room, any of
+/// them. Where that is foreseeable it is to be an error.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub(crate) fn ensure_available(length: u64) -> io::Result<()> {
+    if length < MUCH || available().is_none_or(|available| length <= available) {
+        return Ok(());
+    }
+    Err(Errno::NOMEM.into())
+}
+
+/// What could be used without pushing others out; swap counts. `None` if the kernel does not tell.
+fn available() -> Option<u64> {
+    let told = fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = |name: &str| {
+        let line = told.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    Some((kibibytes("MemAvailable:")? + kibibytes("SwapFree:").unwrap_or(0)) << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_machine_has_is_refused() {
+        assert!(available().unwrap() > 1 << 20);
+        ensure_available(1).unwrap();
+        assert_eq!(ensure_available(1 << 60).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+}
