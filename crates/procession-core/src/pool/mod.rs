@@ -9,6 +9,7 @@
 //! How the processes work together, and what happens when one dies, is in `PROTOCOL.md` beside this file.
 
 mod alarm;
+mod attend;
 mod control;
 mod dispatch;
 mod engine;
