@@ -1,3 +1,5 @@
+#![allow(unsafe_code)]
+
 use std::{
     collections::VecDeque,
     io::{PipeReader, Read, Write},
@@ -207,6 +209,68 @@ fn a_courier_full_of_what_the_dead_left_is_emptied() {
     left.expect_closed();
     parcel.expect(take(&ring));
     parcel.expect_closed();
+}
+
+#[test]
+fn what_the_dead_left_goes_when_they_are_swept() {
+    let ring = ring();
+    let left = parcel(1, 10);
+    // SAFETY: the child sends a packet, takes a lock in shared memory, and exits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        ring.map().header().producers.lock.try_acquire(crate::process::ProcessId::current());
+        ring.its_courier().unwrap().send(1, &[left.writer()]).unwrap();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    let dead = ring.map().header().producers.lock.owner().unwrap();
+    assert!(packets(&ring));
+    assert!(ring.release_dead(dead));
+    left.expect_closed();
+}
+
+/// Runs `child` in a process of its own, which may have only so many descriptors on their way, and so may its user.
+fn with_few_descriptors(child: impl FnOnce()) {
+    // SAFETY: the child uses the ring and the allocator (which glibc allows after a fork), and exits.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let few = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+        // SAFETY: changes who this process is: the limit is not for the privileged.
+        unsafe { libc::setuid(65534) };
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(done.is_err())) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn more_descriptors_than_the_user_may_send_are_a_full_queue() {
+    let queue = Queue::create_with_courier(None).unwrap();
+    let parcel = parcel(1, 10);
+    let many = vec![parcel.writer(); 10];
+    with_few_descriptors(|| {
+        let mut count = 0;
+        while queue.put_now_with(&[b"x"], &many, &mut soon()).is_ok() {
+            count += 1;
+        }
+        assert!((1..20).contains(&count), "{count} messages");
+        let mut short = Wait::timeout(Duration::from_millis(100));
+        let put = queue.put_with(&[b"x"], &many, &mut short);
+        assert!(matches!(put, Err(PutError::Wait(WaitError::TimedOut))), "{put:?}");
+        std::thread::scope(|scope| {
+            scope.spawn(|| queue.put_with(&[b"y"], &many, &mut soon()).unwrap());
+            for _ in 0..=count {
+                assert_eq!(queue.take_with(&mut soon(), both).unwrap().1.len(), 10);
+            }
+        });
+    });
 }
 
 /// Scenes to be killed in: the lengths of what is in the ring before, and of the message that is put or taken.

@@ -157,7 +157,23 @@ impl Ring {
         let header = self.map.header();
         let producer = header.producers.lock.release_dead(owner);
         let consumer = header.consumers.lock.release_dead(owner);
+        if producer || consumer {
+            self.clear_courier();
+        }
         header.joining.bell_lock.release_dead(owner) || producer || consumer
+    }
+
+    /// Closes descriptors that a dead process left with the courier, if the ring is empty and nobody is at work in it. Else
+    /// that is left to the next one who takes a message with descriptors.
+    fn clear_courier(&self) {
+        let header = self.map.header();
+        if let Some(courier) = &self.courier
+            && let Some(_producing) = Held::try_acquire(&header.producers.lock)
+            && let Some(_consuming) = Held::try_acquire(&header.consumers.lock)
+            && self.is_empty()
+        {
+            courier.clear();
+        }
     }
 
     /// Has every message that is put or taken from now on reported by [`Delivered::doorbell`], in whichever process, or
