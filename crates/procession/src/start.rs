@@ -90,6 +90,13 @@ pub fn start_method() -> StartMethod {
 }
 
 /// A process can't be started.
+///
+/// ```
+/// use procession::{Process, StartError};
+///
+/// // Without init() there is nobody in the child who would know what to do.
+/// assert!(matches!(Process::spawn(|| (), ()), Err(StartError::NotInitialised)));
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {

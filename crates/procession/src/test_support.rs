@@ -11,7 +11,7 @@ use crate::{bootstrap, init};
 /// The harness that `cargo test` and `cargo nextest` run has a `main` of its own, in which there is no place for
 /// [`init`](crate::init()). With
 ///
-/// ```
+/// ```standalone_crate
 /// procession::test_support!();
 /// # fn main() {
 /// # let child = procession::Process::spawn(|| 1, ()).unwrap();

@@ -35,6 +35,22 @@ use crate::{
 /// It can be used from any thread. With the feature `tokio` it can be awaited.
 ///
 /// In a forked child it is of no use: only the process that started a child can wait for it.
+///
+/// ```
+/// use std::time::Duration;
+/// use procession::{Exit, Process};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # procession::init();
+/// let child = Process::builder().name("sleeper").spawn(|| std::thread::sleep(Duration::from_secs(60)), ())?;
+/// assert_eq!((child.name(), child.is_alive(), child.exit()), ("sleeper", true, None));
+/// assert_eq!(child.wait_timeout(Duration::from_millis(10)), None);
+/// child.terminate()?;
+/// assert_eq!(child.wait(), Exit::Signal(15));
+/// assert_eq!((child.is_alive(), child.exit_code()), (false, Some(-15)));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Child<R> {
     pub(super) shared: Arc<Shared>,
     stdin: Option<PipeWriter>,
@@ -112,6 +128,24 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// As [`join`](Self::join), and [`JoinError::TimedOut`] if it still runs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use procession::{JoinError, Process};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # procession::init();
+    /// let mut child = Process::spawn(|| "done".to_string(), ())?;
+    /// let result = loop {
+    ///     match child.join_timeout(Duration::from_millis(100)) {
+    ///         Err(JoinError::TimedOut) => println!("still at it"),
+    ///         other => break other?,
+    ///     }
+    /// };
+    /// assert_eq!(result, "done");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn join_timeout(&mut self, limit: Duration) -> Result<R, JoinError> {
         self.finish(&mut Wait::timeout(limit))
     }

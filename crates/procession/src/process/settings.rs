@@ -86,7 +86,26 @@ impl Environment {
     }
 }
 
-/// Where the standard input, output or error stream of a process leads to: see [`Builder`](super::Builder).
+/// Where the standard input, output or error stream of a process leads to: see [`Builder`](super::Builder). A file, an end of a
+/// pipe or any descriptor can be made into one.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use procession::{Process, Stdio};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # procession::init();
+/// let (mut reader, writer) = std::io::pipe()?;
+/// let shout = || print!("{}", std::io::read_to_string(std::io::stdin()).unwrap().to_uppercase());
+/// let mut child = Process::builder().stdin(Stdio::piped()).stdout(writer).spawn(shout, ())?;
+/// child.take_stdin().unwrap().write_all(b"hello")?;
+/// child.join()?;
+/// let mut text = String::new();
+/// reader.read_to_string(&mut text)?;
+/// assert_eq!(text, "HELLO");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Stdio(pub(crate) Way);
 
