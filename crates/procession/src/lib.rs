@@ -351,6 +351,7 @@ mod array;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod bootstrap;
+mod client;
 mod code;
 pub mod connection;
 pub mod forkserver;
@@ -405,8 +406,9 @@ pub use queue::Queue;
 pub use simple_queue::SimpleQueue;
 
 pub use address::{Address, BadAddress};
+pub use client::{AuthenticationError, Client, ConnectError};
 pub use connection::{Connection, Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError};
-pub use listener::{AcceptError, AuthenticationError, Client, ConnectError, Listener, ListenerBuilder};
+pub use listener::{AcceptError, Listener, ListenerBuilder};
 pub use pipe::{one_way_pipe, pipe};
 pub use wait::wait;
 
