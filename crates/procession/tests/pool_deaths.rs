@@ -248,6 +248,16 @@ fn a_task_has_its_time_and_no_more() {
 }
 
 #[test]
+fn no_limit_is_too_long_or_too_short() {
+    let endless = Pool::builder().workers(1).task_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(endless.apply(square, (3,)).unwrap(), 9);
+    endless.join();
+    let none = Pool::builder().workers(1).task_timeout(Duration::ZERO).build().unwrap();
+    let nap = || sleep(Duration::from_secs(600));
+    assert!(matches!(none.apply(nap, ()), Err(TaskError::TimedOut { .. })));
+}
+
+#[test]
 fn a_timeout_never_hits_the_task_after() {
     // Tasks that take just about as long as they may. It is long enough for any other, on a busy machine, too.
     let pool = Pool::builder().workers(8).task_timeout(Duration::from_millis(400)).build().unwrap();

@@ -17,6 +17,8 @@ use super::{
 /// For how long to leave it when there is no memory, the first time and at most.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(128);
+/// For how long to sleep in one go, if not for ever.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 impl Engine {
     /// Waits for something that the face has to do. For one thread, which calls it again and again until
@@ -83,7 +85,8 @@ impl Engine {
     /// Sleeps until there is something to look at, or the rest is over. Takes note of workers that have ended.
     fn listen(&self, rest: Option<Duration>) -> io::Result<()> {
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 16];
-        let rest = rest.map(|rest| Timespec::try_from(rest).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+        // Waits of weeks are beyond what older kernels take.
+        let rest = rest.and_then(|rest| Timespec::try_from(rest.min(LONGEST_SLEEP)).ok());
         let count = match epoll::wait(&self.poller, &mut events, rest.as_ref()) {
             Ok(count) => count,
             Err(Errno::INTR) => 0,
