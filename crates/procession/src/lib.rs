@@ -371,6 +371,7 @@ pub mod pool;
 pub mod process;
 mod published;
 pub mod queue;
+mod raw_array;
 mod shared_memory;
 mod simple_queue;
 mod start;
@@ -417,8 +418,9 @@ pub use sync::{
     Permit, PlainData, RLock, RLockGuard, Recovered, Semaphore, TryAcquireError,
 };
 
-pub use array::{Array, ArrayGuard, IndexError, RawArray};
+pub use array::{Array, ArrayGuard};
 pub use procession_core::memory::OutOfRange;
+pub use raw_array::{IndexError, RawArray};
 pub use shared_memory::{SharedMemory, SharedMemoryError};
 pub use value::{RawValue, Value};
 /// For the derives that [`PlainData`] wants.

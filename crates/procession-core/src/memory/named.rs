@@ -23,7 +23,7 @@ use super::{
     segment::random,
     words::{self, WORD},
 };
-use crate::loom::AtomicU64;
+use crate::{loom::AtomicU64, sys::available::ensure_available};
 
 const DIRECTORY: &str = "/dev/shm";
 /// What generated names begin with; with the slash before it and eight digits behind, they have the 14 characters that all systems allow.
@@ -89,7 +89,8 @@ impl Named {
     /// # Errors
     ///
     /// [`io::ErrorKind::AlreadyExists`]; [`io::ErrorKind::InvalidInput`] if `size` is 0 or the name is a path;
-    /// [`io::ErrorKind::FileTooLarge`]; else as open(2) and fallocate(2).
+    /// [`io::ErrorKind::FileTooLarge`]; [`io::ErrorKind::OutOfMemory`] if there is not so much; else as open(2) and
+    /// fallocate(2).
     pub fn create(name: Option<&str>, size: usize) -> io::Result<Self> {
         if size == 0 {
             return Err(invalid("shared memory has at least one byte"));
@@ -97,6 +98,7 @@ impl Named {
         if isize::try_from(size).is_err() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        ensure_available(size as u64)?;
         let (name, fd) = match name {
             Some(name) => (name.to_owned(), open(&path_of(name)?, OFlags::CREATE | OFlags::EXCL)?),
             None => Self::create_under_new_name()?,

@@ -95,7 +95,8 @@ struct Stat {
     start: u32,
 }
 
-/// What `/proc/PID/stat` tells (`proc_pid_stat(5)`): field 3 is the state, field 22 the start time.
+/// What `/proc/PID/stat` tells (`proc_pid_stat(5)`): field 3 is the state, field 20 the number of threads, field 22 the start
+/// time.
 fn stat_of(pid: u32) -> Option<Stat> {
     let mut text = [0; 1024];
     let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
@@ -106,8 +107,11 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The name of the program, in parentheses, may hold anything, parentheses too: fields are counted from its end.
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
-    let dead = matches!(fields.next()?, "Z" | "X" | "x");
-    let start: u64 = fields.nth(18)?.parse().ok()?;
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    let start: u64 = fields.nth(1)?.parse().ok()?;
+    // The state is that of the main thread, which may end before the others (`pthread_exit`).
+    let dead = ended && threads <= 1;
     Some(Stat { dead, start: start as u32 })
 }
 
@@ -123,7 +127,10 @@ fn pid_exists(pid: u32) -> bool {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -157,10 +164,52 @@ mod tests {
         assert!(!former.is_alive());
     }
 
+    /// Fields 4 to 19.
+    fn fields() -> String {
+        (4..=19).map(|n| n.to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_process_lives_while_one_of_its_threads_does() {
+        let dead = |threads| parse_stat(format!("17 (a) Z {} {threads} 0 1", fields()).as_bytes()).unwrap().dead;
+        assert_eq!((dead(0), dead(1), dead(2)), (true, true, false));
+
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: the child makes a thread, ends its main thread, and is killed.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            std::thread::spawn(move || {
+                let main_is_gone = || stat_text(std::process::id()).contains(") Z ");
+                while !main_is_gone() {
+                    std::thread::yield_now();
+                }
+                (&writer).write_all(b"x").unwrap();
+                std::thread::park();
+            });
+            // SAFETY: ends this thread alone, as the last step of `pthread_exit` does, which would unwind it before.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            unreachable!("the thread has ended");
+        }
+        drop(writer);
+        reader.read_exact(&mut [0]).unwrap();
+        let id = ProcessId::of_pid(pid.cast_unsigned()).unwrap();
+        assert!(id.is_alive());
+        // SAFETY: a child of this test.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        while id.is_alive() {
+            std::thread::yield_now();
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
+    }
+
+    fn stat_text(pid: u32) -> String {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
+    }
+
     #[test]
     fn a_program_name_with_parentheses_is_read() {
-        let fields = (4..=21).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-        let stat = parse_stat(format!("17 (a) b) S {fields} 4321 99").as_bytes()).unwrap();
+        let stat = parse_stat(format!("17 (a) b) S {} 1 21 4321 99", fields()).as_bytes()).unwrap();
         assert!(!stat.dead);
         assert_eq!(stat.start, 4321);
         assert!(parse_stat(b"17 (a) S 1 2").is_none());
