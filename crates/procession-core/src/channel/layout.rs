@@ -177,8 +177,34 @@ impl Map {
         let place = unsafe { self.window.add(start) };
         // SAFETY: the part ends at the window's end at the latest; nobody reads it before it is published.
         unsafe { place.copy_from_nonoverlapping(NonNull::from(one).cast(), one.len()) };
-        // SAFETY: as above; it begins at the window's start.
-        unsafe { self.window.copy_from_nonoverlapping(NonNull::from(two).cast(), two.len()) };
+        if !two.is_empty() {
+            // SAFETY: as above; it begins at the window's start.
+            unsafe { self.window.copy_from_nonoverlapping(NonNull::from(two).cast(), two.len()) };
+        }
+    }
+
+    /// Writes the length that precedes a message, as [`write_window`](Self::write_window).
+    #[inline]
+    pub(super) fn write_length(&self, position: u64, length: u64) {
+        // SAFETY: it lies in the window, where nobody reads it before it is published.
+        unsafe { self.length_at(position).write(length) };
+    }
+
+    /// Reads the length that precedes a message, as [`read_window`](Self::read_window).
+    #[inline]
+    pub(super) fn read_length(&self, position: u64) -> u64 {
+        // SAFETY: it lies in the window, and was published; any bytes are a number.
+        unsafe { self.length_at(position).read() }
+    }
+
+    /// Records begin at multiples of eight, so a length never reaches across the end of the window.
+    #[inline]
+    fn length_at(&self, position: u64) -> NonNull<u64> {
+        const { assert!(PREFIX as usize == size_of::<u64>() && WINDOW.is_multiple_of(PREFIX)) };
+        let start = (position % WINDOW) & !(PREFIX - 1);
+        // SAFETY: eight bytes before the end of the window at least.
+        let place = unsafe { self.window.add(start as usize) };
+        place.cast()
     }
 
     /// Copies out of the window; `into` is at most [`WINDOW`] long.
@@ -192,8 +218,10 @@ impl Map {
         // SAFETY: the part ends at the window's end at the latest, and was published; uninitialized bytes may be
         // written.
         unsafe { place.copy_to_nonoverlapping(NonNull::from(one).cast(), lengths.0) };
-        // SAFETY: as above; it begins at the window's start.
-        unsafe { self.window.copy_to_nonoverlapping(NonNull::from(two).cast(), lengths.1) };
+        if lengths.1 > 0 {
+            // SAFETY: as above; it begins at the window's start.
+            unsafe { self.window.copy_to_nonoverlapping(NonNull::from(two).cast(), lengths.1) };
+        }
     }
 }
 
@@ -222,6 +250,18 @@ mod tests {
         assert_eq!(size_of::<Producers>(), 64);
         assert_eq!(size_of::<Consumers>(), 64);
         assert_eq!(size_of::<Header>(), 6 * 64);
+    }
+
+    #[test]
+    fn lengths_are_read_as_they_were_written() {
+        let map = Map::new(Segment::create("test", WINDOW_AT + WINDOW as usize, 0).unwrap()).unwrap();
+        for position in [0, 8, WINDOW - 8, WINDOW, 3 * WINDOW + 16] {
+            map.write_length(position, position + 5);
+            assert_eq!(map.read_length(position), position + 5);
+            let mut bytes = [0; 8];
+            map.read_window(position, as_uninit(&mut bytes));
+            assert_eq!(u64::from_le_bytes(bytes), position + 5);
+        }
     }
 
     proptest! {

@@ -329,7 +329,7 @@ impl Ring {
         }
         let start = tail[WINDOW_TAIL];
         self.secure_window(start, size)?;
-        self.map().write_window(start, &(length | mark).to_le_bytes());
+        self.map().write_length(start, length | mark);
         let mut position = start + PREFIX;
         for part in parts {
             super::point();

@@ -3,9 +3,7 @@
 use std::io;
 
 use super::{
-    layout::{
-        ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, as_uninit, record,
-    },
+    layout::{ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, record},
     message::{Ahead, Message, Place},
     ring::{Delivered, Held, Ring},
     spill::{self, Spill},
@@ -243,9 +241,7 @@ impl Ring {
                 return Err(TakeError::Damaged);
             }
         }
-        let mut prefix = [0; PREFIX as usize];
-        self.map().read_window(head[WINDOW_HEAD], as_uninit(&mut prefix));
-        let length = u64::from_le_bytes(prefix);
+        let length = self.map().read_length(head[WINDOW_HEAD]);
         let place = Place::Window { position: head[WINDOW_HEAD] + PREFIX };
         let Some(size) = record(length).filter(|&size| size <= left) else {
             // The mark makes the length an impossible one, so that only who has it pays for it.

@@ -111,9 +111,7 @@ impl Batch {
 
 /// A message that was copied out of the ring.
 #[derive(Debug)]
-enum Copied<T> {
-    /// A number or a buffer, filled in the ring. What is none was taken out all the same.
-    Value(Result<T, DecodeError>),
+enum Copied {
     /// In the room given for it: so many bytes.
     Small(usize, Vec<OwnedFd>),
     Large(Vec<u8>, Vec<OwnedFd>),
@@ -125,6 +123,15 @@ enum Copied<T> {
 pub(super) fn taken<T: Message, E: From<DecodeError>>(
     take: impl FnOnce(&mut dyn FnMut(&channel::Message<'_>) -> io::Result<()>) -> Result<(), E>,
 ) -> Result<T, E> {
+    if is_plain::<T>() {
+        let mut value = None;
+        take(&mut |message| {
+            value = Some(plain(message)?);
+            Ok(())
+        })?;
+        let nothing = || DecodeError::Copy(io::ErrorKind::UnexpectedEof.into());
+        return Ok(value.ok_or_else(nothing)??);
+    }
     let mut room = [0; SMALL];
     let mut copied = None;
     take(&mut |message| {
@@ -132,7 +139,6 @@ pub(super) fn taken<T: Message, E: From<DecodeError>>(
         Ok(())
     })?;
     match copied {
-        Some(Copied::Value(value)) => Ok(value?),
         Some(Copied::Small(length, descriptors)) => Ok(decode(&room[..length], descriptors, Reach::Related)?),
         Some(Copied::Large(bytes, descriptors)) => {
             let value = decode(&*bytes, descriptors, Reach::Related)?;
@@ -150,14 +156,17 @@ fn is_plain<T: 'static>() -> bool {
     is_buffer::<T>() || is_number::<T>()
 }
 
+/// The value that a message holds as its own bytes. A message that holds none is taken out all the same.
 #[inline]
-fn copy<T: Message>(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Copied<T>> {
-    if is_plain::<T>() {
-        return match decode(message, Vec::new(), Reach::Related) {
-            Err(DecodeError::Copy(error)) => Err(error),
-            value => Ok(Copied::Value(value)),
-        };
+fn plain<T: Message>(message: &channel::Message<'_>) -> io::Result<Result<T, DecodeError>> {
+    match decode(message, Vec::new(), Reach::Related) {
+        Err(DecodeError::Copy(error)) => Err(error),
+        value => Ok(value),
     }
+}
+
+#[inline]
+fn copy(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Copied> {
     let descriptors = message.descriptors()?;
     if message.len() <= SMALL as u64 {
         let length = message.len() as usize;
@@ -187,10 +196,7 @@ impl<T: Message> Taken<T> {
     /// Copies one message more.
     pub(super) fn add(&mut self, message: &channel::Message<'_>) -> io::Result<()> {
         if is_plain::<T>() {
-            match decode(message, Vec::new(), Reach::Related) {
-                Err(DecodeError::Copy(error)) => return Err(error),
-                value => self.plain.push(value),
-            }
+            self.plain.push(plain(message)?);
             return Ok(());
         }
         let descriptors = message.descriptors()?;
