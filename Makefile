@@ -36,7 +36,7 @@ help:
 run: compiled
 	$(BIN)/python examples/compare.py $(ARGS)
 
-## tour           see the Rust face at work: what is there, what becomes of the dead, how long things take
+## tour           see the Rust face at work: what is there, what happens when processes die, how long things take
 .PHONY: tour
 tour:
 	cargo run --release --package procession --example tour
@@ -101,7 +101,7 @@ format: venv
 .PHONY: test-rust
 test-rust: export PROCESSION_CONFORMANCE_PYTHON = needed
 test-rust: develop
-	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests) --all-features $(ARGS)
+	$(if $(NEXTEST),cargo nextest run,cargo test --lib --bins --tests --examples) --all-features $(ARGS)
 	cargo test --doc --all-features
 
 ## test-loom      the algorithms on atomics under every order of events (loom)

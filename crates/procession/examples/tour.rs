@@ -45,7 +45,7 @@ fn main() -> Outcome {
 /// Prints one line of what there is to see.
 macro_rules! see {
     ($what:literal, $($seen:tt)*) => {
-        println!("  {:<42}{}", $what, format_args!($($seen)*))
+        println!("  {:<46}{}", $what, format_args!($($seen)*))
     };
 }
 
@@ -53,9 +53,9 @@ fn processes() -> Outcome {
     let child = Process::spawn(|a: f64, b: f64| a.hypot(b), (3.0, 4.0))?;
     see!("a closure, run by another process", "hypot(3, 4) = {}", child.join()?);
 
-    // It also prints its panic, as any process does, which is of no use here.
+    // It prints its panic, too, as any process does. That is of no use here.
     let silent = Process::builder().stderr(Stdio::null());
-    let child = silent.spawn(|text: String| text.parse::<u32>().unwrap(), ("12x".to_owned(),))?;
+    let child = silent.spawn(|text: String| -> u32 { panic!("{text} is no number") }, ("12x".to_owned(),))?;
     see!("a closure that panics", "{}", child.join().unwrap_err());
 
     let child = Process::spawn(|| sleep(Duration::from_secs(60)), ())?;
@@ -85,11 +85,11 @@ fn pools() -> Outcome {
 
     see!("apply: one call, waited for", "{}", median(1000, || Ok(pool.apply(|n: u64| n, (1,))?))?);
     let begin = Instant::now();
-    let results = (0..20_000).map(|n| pool.apply_async(|n: u64| n, (n,))).collect::<Result<Vec<_>, _>>()?;
+    let results = (0..100_000).map(|n| pool.apply_async(|n: u64| n, (n,))).collect::<Result<Vec<_>, _>>()?;
     for result in results {
         result.get()?;
     }
-    see!("apply_async: each of 20 000 calls", "{}", time(begin.elapsed() / 20_000));
+    see!("apply_async: each of 100 000 calls", "{}", time(begin.elapsed() / 100_000));
 
     // A worker that dies fails its own task and no other, and another one takes its place.
     let results = (1..=4).map(|n| pool.apply_async(die_at_three, (n,))).collect::<Result<Vec<_>, _>>()?;
@@ -110,7 +110,7 @@ fn die_at_three(n: u32) -> u32 {
 }
 
 fn queues() -> Outcome {
-    let (queue, count) = (Queue::unbounded()?, 2_000_000);
+    let (queue, count) = (Queue::unbounded()?, 10_000_000);
     let child = Process::spawn(produce, (queue.clone(), count))?;
     // The clock runs from the first number on, without the start of the process.
     let mut sum = queue.get()?;
@@ -123,12 +123,12 @@ fn queues() -> Outcome {
     assert_eq!(sum, (0..count).sum());
     see!("numbers from another process", "{:.1} million a second", count as f64 / seconds / 1e6);
 
-    let (queue, count) = (Queue::bounded(4)?, 200);
+    let (queue, count) = (Queue::bounded(4)?, 1000);
     let child = Process::spawn(produce_buffers, (queue.clone(), count))?;
     queue.get()?;
     let begin = Instant::now();
     for n in 1..count {
-        assert_eq!(queue.get()?[12345], n);
+        assert_eq!(queue.get()?[12345], n as u8);
     }
     let bytes = f64::from(count - 1) * f64::from(MEBIBYTE);
     let seconds = begin.elapsed().as_secs_f64();
@@ -151,9 +151,9 @@ fn produce(queue: Queue<u64>, count: u64) {
 
 const MEBIBYTE: u32 = 1 << 20;
 
-fn produce_buffers(queue: Queue<Vec<u8>>, count: u8) {
+fn produce_buffers(queue: Queue<Vec<u8>>, count: u16) {
     for n in 0..count {
-        queue.put(vec![n; MEBIBYTE as usize]).unwrap();
+        queue.put(vec![n as u8; MEBIBYTE as usize]).unwrap();
     }
 }
 
