@@ -156,6 +156,9 @@ fn become_current(setup: Setup, parent: &'static ParentProcess) {
         let _ = rustix::thread::set_name(&name);
     }
     set_start_method(setup.method);
+    if let Some(executable) = setup.executable {
+        executable.inherit();
+    }
     Current { name: setup.name, path: setup.path, daemon: setup.daemon, authkey: setup.authkey, parent: Some(parent) }
         .become_child();
 }

@@ -10,6 +10,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{bootstrap, published::Published};
 
 /// The last argument of a child begins so; the number of a descriptor follows.
@@ -20,10 +22,22 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 
 static EXECUTABLE: Published<Executable> = Published::new();
 
-#[derive(Debug)]
-struct Executable {
-    program: PathBuf,
+/// What is run as a child instead of this program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Executable {
+    program: OsString,
     arguments: Vec<OsString>,
+}
+
+impl Executable {
+    /// What was set; children are told, since in them `init` is as far as the program gets.
+    pub(crate) fn of_this_process() -> Option<Self> {
+        EXECUTABLE.get().cloned()
+    }
+
+    pub(crate) fn inherit(self) {
+        EXECUTABLE.set(self);
+    }
 }
 
 /// Makes this process a child, if it was started as one; to be called as the first line of `main`.
@@ -91,7 +105,8 @@ pub fn init() {
 /// procession::set_executable(interpreter, ["-c", "import my_module; my_module._init()"]);
 /// ```
 pub fn set_executable(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl Into<OsString>>) {
-    EXECUTABLE.set(Executable { program: program.into(), arguments: arguments.into_iter().map(Into::into).collect() });
+    EXECUTABLE
+        .set(Executable { program: program.into().into(), arguments: arguments.into_iter().map(Into::into).collect() });
     // A child that starts children before it has become one would do so for ever.
     if invited().is_none() {
         INITIALISED.store(true, Ordering::Relaxed);
@@ -114,10 +129,7 @@ pub(crate) fn executable(socket: RawFd) -> (PathBuf, Vec<CString>) {
     let last = plain(format!("{ARGUMENT}{socket}").as_bytes());
     if let Some(Executable { program, arguments }) = EXECUTABLE.get() {
         let words = arguments.iter().map(|word| plain(word.as_bytes()));
-        return (
-            program.clone(),
-            [plain(program.as_os_str().as_bytes())].into_iter().chain(words).chain([last]).collect(),
-        );
+        return (program.into(), [plain(program.as_bytes())].into_iter().chain(words).chain([last]).collect());
     }
     let name = std::env::args_os().next().map_or_else(|| c"procession".into(), |name| plain(name.as_bytes()));
     // The very file that runs, even if another one has taken its place meanwhile.

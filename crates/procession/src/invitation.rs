@@ -24,6 +24,7 @@ use crate::{
     Message, Panic,
     code::{Code, build_id},
     handover::Reach,
+    init::Executable,
     message::{self, Encoded, Source},
     panic,
     process::{Environment, Resource},
@@ -58,6 +59,7 @@ pub(crate) struct Setup {
     /// Name and pid; none in a child of the fork server, whose parent is that of the server.
     pub(crate) parent: Option<(String, u32)>,
     pub(crate) method: StartMethod,
+    pub(crate) executable: Option<Executable>,
     pub(crate) directory: bool,
     pub(crate) stdio: [Place; 3],
     pub(crate) limits: Vec<(Resource, u64)>,
@@ -252,6 +254,7 @@ mod tests {
             authkey: b"key".to_vec(),
             parent: Some(("parent".into(), 5)),
             method: StartMethod::Spawn,
+            executable: None,
             directory: false,
             stdio: [Place::Null, Place::Inherited, Place::Given],
             limits: limits.iter().map(|limit| (Resource::OpenFiles, *limit)).collect(),

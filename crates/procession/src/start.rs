@@ -27,7 +27,9 @@ use thiserror::Error;
 use crate::{
     EncodeError, ForeignCode,
     code::Code,
-    forkserver, init, interrupts,
+    forkserver,
+    init::{self, Executable},
+    interrupts,
     invitation::{self, Setup},
     launched::Launched,
     process::{Current, Environment, Settings, Streams, usual_name},
@@ -210,6 +212,7 @@ impl<'a> Prepared<'a> {
             // The server has the same parent.
             parent: (!copied).then(|| (current.name.clone(), std::process::id())),
             method: start_method(),
+            executable: Executable::of_this_process(),
             interrupts_blocked: copied.then(interrupts::are_blocked),
             directory: directory.is_some(),
             stdio: streams.places,

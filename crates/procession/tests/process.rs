@@ -538,6 +538,30 @@ fn a_broken_pipe_is_an_error_and_not_the_end() {
 }
 
 #[test]
+#[allow(unsafe_code)]
+fn closed_streams_are_opened_before_anything_takes_their_place() {
+    let child = Process::spawn(
+        || {
+            // SAFETY: this process does not use its standard input.
+            unsafe { libc::close(0) };
+            // What is opened now may get the number, also what leads to the child.
+            let builder = Process::builder().stdin(Stdio::inherit());
+            let input = || std::fs::read_link("/proc/self/fd/0").unwrap();
+            [builder.spawn(input, ()).unwrap().join().unwrap(), builder.spawn(input, ()).unwrap().join().unwrap()]
+        },
+        (),
+    );
+    assert_eq!(child.unwrap().join().unwrap(), [Path::new("/dev/null"), Path::new("/dev/null")]);
+}
+
+#[test]
+fn the_arguments_of_a_child_are_known_to_it() {
+    let arguments = Process::spawn(|| std::env::args().collect::<Vec<_>>(), ()).unwrap().join().unwrap();
+    assert_eq!((arguments.len(), &arguments[0]), (2, &std::env::args().next().unwrap()));
+    assert!(arguments[1].starts_with("--procession-child="));
+}
+
+#[test]
 fn a_child_that_somebody_else_waited_for_is_no_riddle() {
     let child = Process::spawn(|| 5, ()).unwrap();
     rustix::process::waitpid(

@@ -120,6 +120,11 @@ impl CurrentProcess {
         self.0.daemon
     }
 
+    /// The process that started it; `None` in the main process. See [`parent_process`].
+    pub fn parent(&self) -> Option<&'static ParentProcess> {
+        self.0.parent
+    }
+
     /// The key by which processes of one family know each other: random, made by the main process and inherited by all that
     /// descend from it. Listeners, clients and managers use it unless they are given another one.
     pub fn authkey(&self) -> &'static [u8] {
