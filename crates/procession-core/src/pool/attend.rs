@@ -115,7 +115,8 @@ impl Engine {
         }
     }
 
-    /// The pool is over: what is still to come is given up ([`Verdict::Terminated`](super::Verdict::Terminated)). The face ends the workers.
+    /// The pool is over: what is still to come is given up ([`Terminated`](super::Verdict::Terminated)). The face ends the
+    /// workers.
     pub fn terminate(&self) {
         let mut state = self.state();
         if state.phase == Phase::Terminated {
