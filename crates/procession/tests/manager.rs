@@ -1036,11 +1036,11 @@ fn proxies_go_through_queues_pipes_and_pools() {
 
 #[test]
 fn the_fork_server_starts_managers_too() {
+    fn adds(list: ListProxy<u32>, counter: CounterProxy) {
+        list.push(counter.increment(1).unwrap() as u32).unwrap();
+    }
     fn with_fork_server() -> Vec<u32> {
         procession::set_start_method(procession::StartMethod::Forkserver);
-        fn adds(list: ListProxy<u32>, counter: CounterProxy) {
-            list.push(counter.increment(1).unwrap() as u32).unwrap();
-        }
         let manager = counting();
         let (list, counter) = (manager.list([]).unwrap(), CounterProxy::new(&manager, 6).unwrap());
         Process::spawn(adds, (list.clone(), counter)).unwrap().join().unwrap();

@@ -15,6 +15,10 @@ use super::{
 /// A reference that is on its way outlives its sender for so long.
 const LOAN_OUTLIVES_SENDER: Duration = Duration::from_secs(60);
 
+/// So many loans of one object may be under way from one sender. Who sends the same proxy again and again to where nobody
+/// receives it (into a queue that is full) doesn't fill the server's memory.
+const MOST_LOANS: usize = 1024;
+
 /// All objects of a server.
 #[derive(Debug, Default)]
 pub(super) struct Objects(Mutex<Inner>);
@@ -25,6 +29,8 @@ struct Inner {
     /// How often each client refers to each object.
     clients: HashMap<ClientId, HashMap<ObjectId, usize>>,
     loans: HashMap<u64, Loan>,
+    /// How many loans of each object each client has under way.
+    lent: HashMap<(ClientId, ObjectId), usize>,
     last_object: ObjectId,
     last_loan: u64,
     /// Objects that nobody refers to any more, on their way out: *Freed under the lock*.
@@ -68,15 +74,6 @@ impl Held {
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Held").field(&self.id).finish()
-    }
-}
-
-impl Clone for Held {
-    fn clone(&self) -> Self {
-        if let Some(entry) = self.objects.lock().entries.get_mut(&self.id) {
-            entry.count += 1;
-        }
-        Self { objects: Arc::clone(&self.objects), id: self.id }
     }
 }
 
@@ -142,16 +139,21 @@ impl Objects {
         self.lock().count_one(id).then(|| Held { objects: Arc::clone(self), id })
     }
 
-    /// Counts a reference that is on its way. `None` if there is no such object.
+    /// Counts a reference that is on its way; its number is zero if there are too many. `None` if there is no such object.
     pub(super) fn lend(&self, sender: ClientId, object: ObjectId) -> Option<u64> {
         let mut inner = self.lock();
-        let number = inner.count_one(object).then(|| {
-            inner.last_loan += 1;
-            let number = inner.last_loan;
-            inner.loans.insert(number, Loan { object, sender, ends: None });
-            number
-        });
         inner.end_loans(Instant::now());
+        let number = if inner.lent.get(&(sender, object)).is_some_and(|lent| *lent >= MOST_LOANS) {
+            Some(0)
+        } else {
+            inner.count_one(object).then(|| {
+                inner.last_loan += 1;
+                let number = inner.last_loan;
+                inner.loans.insert(number, Loan { object, sender, ends: None });
+                *inner.lent.entry((sender, object)).or_default() += 1;
+                number
+            })
+        };
         self.bury(inner);
         number
     }
@@ -161,7 +163,7 @@ impl Objects {
         let mut inner = self.lock();
         let arrives = inner.loans.get(&loan).is_some_and(|loan| loan.object == object);
         if arrives {
-            inner.loans.remove(&loan);
+            inner.end_loan(loan);
         } else if !inner.count_one(object) {
             return false;
         }
@@ -238,9 +240,178 @@ impl Inner {
     }
 
     fn end_loans(&mut self, now: Instant) {
-        let ended: Vec<_> = self.loans.extract_if(|_, loan| loan.ends.is_some_and(|ends| ends <= now)).collect();
-        for (_, loan) in ended {
-            self.forget_one(loan.object);
+        let over = |loan: &Loan| loan.ends.is_some_and(|ends| ends <= now);
+        let ended: Vec<_> = self.loans.iter().filter(|(_, loan)| over(loan)).map(|(number, _)| *number).collect();
+        for number in ended {
+            if let Some(object) = self.end_loan(number) {
+                self.forget_one(object);
+            }
         }
+    }
+
+    /// Strikes a loan out; its reference to the object is the caller's now.
+    fn end_loan(&mut self, number: u64) -> Option<ObjectId> {
+        let Loan { object, sender, .. } = self.loans.remove(&number)?;
+        if let Some(lent) = self.lent.get_mut(&(sender, object)) {
+            *lent -= 1;
+            if *lent == 0 {
+                self.lent.remove(&(sender, object));
+            }
+        }
+        Some(object)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::manager::{Caller, Failure};
+
+    /// Counts how many of its kind there are.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Object for Counted {
+        fn type_name(&self) -> &'static str {
+            "Counted"
+        }
+
+        fn call(&self, _: &str, _: &[u8], _: &Caller<'_>) -> Result<Vec<u8>, Failure> {
+            Err(Failure::NoSuchMethod)
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(u8),
+        Retain(u8, usize),
+        Release(u8, usize),
+        Lend(u8, usize),
+        Claim(u8, usize),
+        Hold(usize),
+        LetGo(usize),
+        Forget(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (client, place) = (0..3_u8, 0..6_usize);
+        prop_oneof![
+            client.clone().prop_map(Step::Add),
+            (client.clone(), place.clone()).prop_map(|(client, place)| Step::Retain(client, place)),
+            (client.clone(), place.clone()).prop_map(|(client, place)| Step::Release(client, place)),
+            (client.clone(), place.clone()).prop_map(|(client, place)| Step::Lend(client, place)),
+            (client.clone(), place.clone()).prop_map(|(client, place)| Step::Claim(client, place)),
+            place.clone().prop_map(Step::Hold),
+            place.prop_map(Step::LetGo),
+            client.prop_map(Step::Forget),
+        ]
+    }
+
+    proptest! {
+        /// Against a model that only counts: an object is there exactly as long as somebody refers to it.
+        #[test]
+        fn objects_live_as_long_as_they_are_referred_to(steps in proptest::collection::vec(step(), 1..80)) {
+            let living = Arc::new(AtomicUsize::new(0));
+            let objects = Arc::new(Objects::default());
+            let who = |client: u8| ClientId(client.into());
+            // For each object: references of each client, of loans, and from within.
+            let mut model: Vec<([usize; 3], Vec<u64>, Vec<Held>)> = Vec::new();
+            let alive = |(clients, loans, held): &([usize; 3], Vec<u64>, Vec<Held>)| {
+                clients.iter().sum::<usize>() + loans.len() + held.len() > 0
+            };
+            for step in steps {
+                match step {
+                    Step::Add(client) => {
+                        living.fetch_add(1, Ordering::Relaxed);
+                        let id = objects.add(Arc::new(Counted(Arc::clone(&living))), who(client));
+                        model.push(Default::default());
+                        prop_assert_eq!(id, model.len() as u64);
+                        model[id as usize - 1].0[usize::from(client)] += 1;
+                    }
+                    Step::Forget(client) => {
+                        objects.forget(who(client));
+                        for object in &mut model {
+                            object.0[usize::from(client)] = 0;
+                        }
+                    }
+                    Step::Retain(_, place) | Step::Release(_, place) | Step::Lend(_, place) | Step::Claim(_, place)
+                    | Step::Hold(place) | Step::LetGo(place) => {
+                        let Some(object) = model.get_mut(place) else { continue };
+                        let id = place as u64 + 1;
+                        let there = alive(object);
+                        match step {
+                            Step::Retain(client, _) => {
+                                prop_assert_eq!(objects.retain(who(client), id), there);
+                                object.0[usize::from(client)] += usize::from(there);
+                            }
+                            Step::Release(client, _) => {
+                                objects.release(who(client), id);
+                                let count = &mut object.0[usize::from(client)];
+                                *count = count.saturating_sub(1);
+                            }
+                            Step::Lend(client, _) => {
+                                let loan = objects.lend(who(client), id);
+                                prop_assert_eq!(loan.is_some(), there);
+                                object.1.extend(loan);
+                            }
+                            Step::Claim(client, _) => {
+                                let loan = object.1.pop().unwrap_or_default();
+                                prop_assert_eq!(objects.claim(who(client), id, loan), there);
+                                object.0[usize::from(client)] += usize::from(there);
+                            }
+                            Step::Hold(_) => {
+                                let held = objects.hold(id);
+                                prop_assert_eq!(held.is_some(), there);
+                                object.2.extend(held);
+                            }
+                            _ => drop(object.2.pop()),
+                        }
+                    }
+                }
+                let expected = model.iter().filter(|object| alive(object)).count();
+                prop_assert_eq!(objects.len(), expected);
+                prop_assert_eq!(living.load(Ordering::Relaxed), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn loans_are_bounded() {
+        let living = Arc::new(AtomicUsize::new(1));
+        let objects = Objects::default();
+        let id = objects.add(Arc::new(Counted(Arc::clone(&living))), ClientId(1));
+        let loans: Vec<_> = (0..MOST_LOANS).map(|_| objects.lend(ClientId(1), id).unwrap()).collect();
+        assert!(loans.iter().all(|loan| *loan != 0));
+        assert_eq!(objects.lend(ClientId(1), id), Some(0));
+        // One that arrives makes room for another.
+        assert!(objects.claim(ClientId(2), id, loans[0]));
+        assert_ne!(objects.lend(ClientId(1), id), Some(0));
+        assert_eq!(objects.lend(ClientId(1), id), Some(0));
+        assert!(objects.claim(ClientId(2), id, 0));
+    }
+
+    #[test]
+    fn a_loan_ends_some_time_after_its_sender() {
+        let living = Arc::new(AtomicUsize::new(1));
+        let objects = Objects::default();
+        let id = objects.add(Arc::new(Counted(Arc::clone(&living))), ClientId(1));
+        objects.lend(ClientId(1), id).unwrap();
+        objects.forget(ClientId(1));
+        assert_eq!(objects.len(), 1);
+        let mut inner = objects.lock();
+        inner.end_loans(Instant::now() + LOAN_OUTLIVES_SENDER);
+        objects.bury(inner);
+        assert_eq!(objects.len(), 0);
+        assert_eq!(living.load(Ordering::Relaxed), 0);
+        assert!(objects.lock().lent.is_empty());
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     channel::{self, Address, Connection, ConnectionError, Handshake, HandshakeError, LONGEST_MESSAGE, Listener},
-    process::ProcessId,
+    process::{ProcessId, Unshared},
     sync::Wait,
     sys::io as sys,
 };
@@ -63,6 +63,8 @@ pub(super) struct Line {
     connection: Connection,
     pub(super) client: ClientId,
     pub(super) process: Option<ProcessId>,
+    // A forked child's copy would hide the death of this process from the client.
+    _unshared: Unshared,
 }
 
 impl Line {
@@ -187,7 +189,8 @@ impl Server {
             connection.send(&welcome, wait)?;
         }
         let Hello { client, process } = hello?;
-        let line = Arc::new(Line { connection, client, process });
+        let unshared = Unshared::new(connection.number().unwrap_or(-1));
+        let line = Arc::new(Line { connection, client, process, _unshared: unshared });
         // Before the client knows: it may close another line then, and is not gone.
         let Some(_entered) = self.0.enter(&line) else {
             return Ok(());

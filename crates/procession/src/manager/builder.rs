@@ -1,5 +1,7 @@
 //! Making a manager that is not the usual one.
 
+use std::fmt;
+
 use super::{
     Manager, ManagerError,
     managed::Managed,
@@ -36,12 +38,19 @@ use crate::{Address, process::Current};
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "nothing is started as yet"]
 pub struct ManagerBuilder {
     pub(super) address: Option<Address>,
     authkey: Option<Vec<u8>>,
     pub(super) types: Vec<Register>,
+}
+
+impl fmt::Debug for ManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of the key.
+        f.debug_struct("ManagerBuilder").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ManagerBuilder {

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fmt,
     io::{self, PipeWriter, Read, Write},
     os::fd::OwnedFd,
     sync::{Arc, OnceLock},
@@ -53,12 +54,18 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 ///     Ok(())
 /// }
 /// ```
-#[derive(Debug)]
 pub struct ManagerServer {
     server: Server,
     listener: Listener,
     address: Address,
     key: Arc<[u8]>,
+}
+
+impl fmt::Debug for ManagerServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of the key.
+        f.debug_struct("ManagerServer").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ManagerServer {

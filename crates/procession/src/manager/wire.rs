@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A value in an object of the server: its bytes, and the objects that it has proxies of.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stored {
     pub(super) bytes: Box<[u8]>,
     objects: Box<[Held]>,
