@@ -80,11 +80,13 @@ $(VENV)/.developed: $(VENV)/.tools $(SOURCES)
 compiled: develop
 	@$(BIN)/python -m compileall -q python/procession
 
-## lint           rustfmt, clippy, ruff, mypy, and the stubs against the extension
+## lint           rustfmt, clippy, rustdoc, ruff, mypy, and the stubs against the extension
 .PHONY: lint
 lint: develop
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --package procession -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --all-features
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -145,6 +147,12 @@ target/wheels/.built: $(VENV)/.developed $(shell find python -name '*.py' -o -na
 sanitize:
 	tools/sanitize address $(ARGS)
 	tools/sanitize thread $(ARGS)
+
+## msrv           check with the oldest Rust that Cargo.toml names (rustup gets it)
+.PHONY: msrv
+msrv:
+	cargo +$(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) check --target-dir target/msrv \
+	  --package procession --package procession-core --package procession-macros --all-features
 
 ## doc            the documentation of the Rust crates, into target/doc; warnings are errors
 .PHONY: doc
