@@ -24,6 +24,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// assert_eq!(account.peek().balance, 7.5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// What has values that not any bytes are is refused: `bool`, `char`, references, enums. A `u8` stands for a `bool`.
+///
+/// ```compile_fail
+/// let flag = procession::Lock::new(true);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't lie in shared memory",
     label = "needs `FromBytes`, `IntoBytes` and `Immutable` of zerocopy: plain data without padding, pointers, `bool`, `char` or enums"
