@@ -231,6 +231,7 @@ impl<K: Message, V: Message> DictProxy<K, V> {
     }
 
     /// The value of a key, which is set to `value` if the key is not there.
+    #[doc(alias = "setdefault")]
     pub fn set_default(&self, key: K, value: V) -> Result<V, ManagerError> {
         self.reference.ask("set_default", &self.item(&key, &value)?)
     }
@@ -259,7 +260,8 @@ impl<K: Message, V: Message> DictProxy<K, V> {
         self.reference.tell("update", &arguments)
     }
 
-    /// Takes a key out; returns its value.
+    /// Takes a key out; returns its value. The standard package calls this `pop`.
+    #[doc(alias = "pop")]
     pub fn remove<Q: ToOwned<Owned = K> + ?Sized>(&self, key: &Q) -> Result<Option<V>, ManagerError>
     where
         K: Borrow<Q>,
@@ -268,6 +270,7 @@ impl<K: Message, V: Message> DictProxy<K, V> {
     }
 
     /// Takes the item out whose key came last.
+    #[doc(alias = "popitem")]
     pub fn pop_item(&self) -> Result<Option<(K, V)>, ManagerError> {
         let answer = self.reference.call("pop_item", &Writer::default())?;
         let reader = &mut Reader(&answer);

@@ -270,6 +270,7 @@ impl Manager {
 #[expect(clippy::missing_errors_doc, reason = "said for all of them at the type")]
 impl<T: Message> ListProxy<T> {
     /// Puts an element at the end.
+    #[doc(alias = "append")]
     pub fn push(&self, value: T) -> Result<(), ManagerError> {
         self.reference.tell("push", &self.reference.one(&value)?)
     }
@@ -398,7 +399,8 @@ macro_rules! sequence {
                 self.len().map(|length| length == 0)
             }
 
-            /// A copy of the elements.
+            /// A copy of the elements: to go through them, too.
+            #[doc(alias = "iter")]
             pub fn to_vec(&self) -> Result<Vec<T>, ManagerError> {
                 self.slice(..)
             }
@@ -409,6 +411,7 @@ macro_rules! sequence {
             }
 
             /// The place of the first element that is sent as the same bytes as `value`: for most types, that is equal to it.
+            #[doc(alias = "index")]
             pub fn position(&self, value: &T) -> Result<Option<usize>, ManagerError> {
                 let answer = self.reference.call("position", &self.reference.one(value)?)?;
                 let reader = &mut Reader(&answer);
