@@ -344,8 +344,6 @@
 //!
 //! None is on unless asked for. procession runs on Linux.
 
-#![allow(dead_code)] // until all pieces are here
-
 mod address;
 mod array;
 #[cfg(feature = "tokio")]
