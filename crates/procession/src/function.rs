@@ -22,7 +22,8 @@ use std::ptr::NonNull;
 ///
 /// Arguments and result are sent: they are [`Message`](crate::Message)s.
 ///
-/// The arguments of a closure need their types written down: `|n: u32| n + 1`.
+/// The arguments of a closure need their types written down: `|n: u32| n + 1`; and so does the result of one that never
+/// returns: `|| -> () { loop { … } }`.
 ///
 /// (A captured value that takes no memory, like `()`, passes unnoticed and does no harm: the other process makes one for itself.)
 #[diagnostic::on_unimplemented(

@@ -314,8 +314,8 @@
 //! | as the server of a manager | an error of each call, at once |
 //! | as the parent | daemonic children and the workers of its pools are killed; other children go on |
 //!
-//! Nothing has a name in the file system (but [`SharedMemory`], and what a [`Listener`] is told to use), so nothing is
-//! left there.
+//! Nothing has a name in the file system (but [`SharedMemory`], and the socket of a [`Listener`] that has one), so
+//! nothing is left there.
 //!
 //! # Start methods
 //!
