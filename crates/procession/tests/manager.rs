@@ -857,13 +857,14 @@ fn waiters_that_are_killed_are_in_nobodys_way() {
     queue.put(1).unwrap();
     assert_eq!(queue.get().unwrap(), 1);
     thread::scope(|scope| {
-        scope.spawn(|| changed.acquire().unwrap().wait().unwrap());
-        thread::sleep(TICK);
-        until(|| {
-            changed.acquire().unwrap().notify(1).unwrap();
-            true
+        scope.spawn(|| {
+            let guard = changed.acquire().unwrap();
+            ready.release().unwrap();
+            guard.wait().unwrap();
         });
-        changed.acquire().unwrap().notify_all().unwrap();
+        ready.acquire().unwrap().forget();
+        // The dead were waiting before it.
+        changed.acquire().unwrap().notify(1).unwrap();
     });
 }
 
