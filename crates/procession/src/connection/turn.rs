@@ -26,12 +26,19 @@ impl Until {
 /// A value that one thread of the process has at a time, as in a mutex, but with an end to the wait for it.
 #[derive(Debug)]
 pub(super) struct Turn<T> {
-    /// `None` while a thread has it.
-    value: Mutex<Option<T>>,
+    state: Mutex<State<T>>,
     given_back: Condvar,
     /// For tasks. Who is told and finds that a thread was faster waits again.
     #[cfg(feature = "tokio")]
     tell_a_task: tokio::sync::Notify,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// `None` while a thread has it.
+    value: Option<T>,
+    /// So many threads wait for it. To tell nobody would be a system call all the same.
+    waiting: usize,
 }
 
 /// The value, until this is dropped.
@@ -44,7 +51,7 @@ pub(super) struct Taken<'a, T> {
 impl<T> Turn<T> {
     pub(super) fn new(value: T) -> Self {
         Self {
-            value: Mutex::new(Some(value)),
+            state: Mutex::new(State { value: Some(value), waiting: 0 }),
             given_back: Condvar::new(),
             #[cfg(feature = "tokio")]
             tell_a_task: tokio::sync::Notify::new(),
@@ -53,22 +60,22 @@ impl<T> Turn<T> {
 
     /// `None` if another thread had it all the time.
     pub(super) fn take(&self, until: Until) -> Option<Taken<'_, T>> {
-        let mut value = self.lock();
+        let mut state = self.lock();
         loop {
-            if value.is_some() {
-                return Some(Taken { turn: self, value: value.take() });
+            if let Some(value) = state.value.take() {
+                return Some(Taken { turn: self, value: Some(value) });
             }
-            value = match until {
+            let left = match until {
                 Until::Now => return None,
-                Until::Forever => self.given_back.wait(value).unwrap_or_else(PoisonError::into_inner),
-                Until::Moment(moment) => {
-                    let left = moment.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    self.given_back.wait_timeout(value, left).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Until::Forever => Duration::MAX,
+                Until::Moment(moment) => moment.saturating_duration_since(Instant::now()),
+            };
+            if left.is_zero() {
+                return None;
             }
+            state.waiting += 1;
+            state = self.given_back.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -79,13 +86,12 @@ impl<T> Turn<T> {
             if let Some(taken) = self.take(Until::Now) {
                 return taken;
             }
-            // If it was given back in between, that is remembered.
             self.tell_a_task.notified().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<T>> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,8 +111,13 @@ impl<T> DerefMut for Taken<'_, T> {
 
 impl<T> Drop for Taken<'_, T> {
     fn drop(&mut self) {
-        *self.turn.lock() = self.value.take();
-        self.turn.given_back.notify_one();
+        let mut state = self.turn.lock();
+        state.value = self.value.take();
+        let anybody = state.waiting > 0;
+        drop(state);
+        if anybody {
+            self.turn.given_back.notify_one();
+        }
         #[cfg(feature = "tokio")]
         self.turn.tell_a_task.notify_one();
     }
