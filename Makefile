@@ -150,9 +150,9 @@ sanitize:
 
 ## msrv           check with the oldest Rust that Cargo.toml names (rustup gets it)
 .PHONY: msrv
-msrv:
+msrv: venv
 	rustup run --install $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) cargo check --target-dir target/msrv \
-	  --package procession --package procession-core --package procession-macros --all-features
+	  --workspace --all-features
 
 ## doc            the documentation of the Rust crates, into target/doc; warnings are errors
 .PHONY: doc

@@ -8,7 +8,7 @@ use crate::{
     Outcome,
     channel::{LARGE, round_trip, streaming},
     entrants::{
-        command, core, crossmist,
+        command, crossmist,
         iceoryx::{self, Events, Polling},
         ipc_channel,
         packets::Packets,
@@ -83,11 +83,10 @@ pub fn all() -> Vec<Workload> {
             name: "u64",
             title: "u64 from one process to another",
             unit: Unit::PerSecond,
-            count: 1_000_000,
+            count: 2_000_000,
             quick: 100_000,
             entrants: vec![
                 Entrant::alone("procession Queue<u64>", procession::streaming::<procession::Queues<u64>, u64>),
-                streaming::<core::Queues, u64>("procession (core)"),
                 streaming::<ipc_channel::Typed<u64>, u64>("ipc-channel"),
                 streaming::<iceoryx::Ports<u64, Polling>, u64>("iceoryx2, busy polling"),
                 streaming::<iceoryx::Ports<u64, Events>, u64>("iceoryx2, events"),
@@ -105,7 +104,6 @@ pub fn all() -> Vec<Workload> {
             quick: 100_000,
             entrants: vec![
                 Entrant::alone("procession Queue<u64>", procession::many),
-                many::<procession_core::channel::Queue>("procession (core)"),
                 many::<Packets>("Unix packet socket, postcard"),
             ],
             targets: &[],
@@ -121,7 +119,6 @@ pub fn all() -> Vec<Workload> {
                     "procession Queue<Vec<u8>>",
                     procession::streaming::<procession::Queues<Vec<u8>>, Vec<u8>>,
                 ),
-                streaming::<core::Queues, Vec<u8>>("procession (core)"),
                 streaming::<ipc_channel::Typed<Vec<u8>>, Vec<u8>>("ipc-channel"),
                 streaming::<ipc_channel::Bytes, Vec<u8>>("ipc-channel bytes_channel"),
                 streaming::<iceoryx::Ports<[u8], Polling>, Vec<u8>>("iceoryx2, busy polling"),
@@ -140,7 +137,6 @@ pub fn all() -> Vec<Workload> {
             entrants: vec![
                 Entrant::alone("procession, two Queue<u64>", procession::round_trip::<procession::Queues<u64>, u64>),
                 Entrant::alone("procession pipe()", procession::round_trip::<Connection<u64, u64>, u64>),
-                round_trip::<core::Queues, u64>("procession (core)"),
                 round_trip::<ipc_channel::Typed<u64>, u64>("ipc-channel"),
                 round_trip::<iceoryx::Ports<u64, Polling>, u64>("iceoryx2, busy polling"),
                 round_trip::<iceoryx::Ports<u64, Events>, u64>("iceoryx2, events"),

@@ -1,7 +1,6 @@
 //! The entrants, one crate in each file.
 
 pub mod command;
-pub mod core;
 pub mod crossmist;
 pub mod iceoryx;
 pub mod ipc_channel;
