@@ -1,6 +1,6 @@
 # Everything a developer does with procession; `make help` lists it.
 #
-# Needed: Rust (cargo), Python 3.11 or newer with venv, make. The rest is installed into .venv from PyPI.
+# Needed: Rust (cargo), Python 3.11 or newer with venv, make. The rest is installed into .venv from the registry of Python packages.
 
 # The interpreter of .venv.
 PYTHON ?= python3
@@ -170,7 +170,7 @@ deny-advisories: $(DENY)
 target/tools/bin/cargo-deny:
 	cargo install --locked --quiet --root target/tools cargo-deny
 
-## publish-check  what `cargo publish` would do for each crate meant for crates.io, short of uploading it
+## publish-check  what `cargo publish` would do for each crate meant for the registry, short of uploading it
 .PHONY: publish-check
 publish-check:
 	cargo publish --dry-run --workspace --target-dir target/publish $(ARGS)
