@@ -370,6 +370,7 @@ pub mod process;
 mod published;
 pub mod queue;
 mod raw_array;
+mod room;
 mod shared_memory;
 mod simple_queue;
 mod start;

@@ -7,7 +7,6 @@
 
 use std::{
     any::{Any, TypeId},
-    cell::Cell,
     fmt, io,
     marker::PhantomData,
     mem::MaybeUninit,
@@ -21,7 +20,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::Deserializ
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::handover::{self, DescriptorError, Reach};
+use crate::{
+    handover::{self, DescriptorError, Reach},
+    room,
+};
 
 // Buffers are sent as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "procession has no port to big-endian systems");
@@ -295,17 +297,12 @@ fn elements<T: FromBytes>(source: &(impl Source + ?Sized)) -> Result<Vec<T>, Dec
 
 /// Messages up to this size are read where they are copied to on the stack.
 const SMALL: usize = 256;
-/// As much room as a thread keeps for the next message.
-const KEPT: usize = 1 << 20;
 
 /// Calls `read` with a copy of the message: what other processes can still change must not be parsed.
 fn with_copy<R>(
     source: &(impl Source + ?Sized),
     read: impl FnOnce(&[u8]) -> Result<R, DecodeError>,
 ) -> Result<R, DecodeError> {
-    thread_local! {
-        static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    }
     if let Some(bytes) = source.private() {
         return read(bytes);
     }
@@ -317,17 +314,14 @@ fn with_copy<R>(
         // SAFETY: `fill` has written all of it.
         return read(unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), length) });
     }
-    // Taken out, since `read` may come here again.
-    let mut room = ROOM.take();
+    let mut room = room::take();
     room.clear();
     room.try_reserve_exact(length).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     source.fill(&mut room.spare_capacity_mut()[..length])?;
     // SAFETY: `fill` has written so many bytes.
     unsafe { room.set_len(length) };
     let result = read(&room);
-    if room.capacity() <= KEPT {
-        ROOM.set(room);
-    }
+    room::keep(room);
     result
 }
 
@@ -521,6 +515,8 @@ mod tests {
         let handles = vec![Handle(value[0].0.as_fd().try_clone_to_owned().unwrap())];
         let Encoded { bytes, descriptors } = encode(&handles, &mut room, Reach::Related).unwrap();
         assert_eq!(descriptors.len(), 1);
+        let foreign = decode::<Vec<Handle<OwnedFd>>>(bytes, descriptors, Reach::Remote).unwrap_err();
+        assert!(matches!(foreign, DecodeError::Descriptor(DescriptorError::Remote)), "{foreign}");
         let lost = decode::<Vec<Handle<OwnedFd>>>(bytes, Vec::new(), Reach::Related).unwrap_err();
         assert!(matches!(lost, DecodeError::Descriptor(DescriptorError::Missing)), "{lost}");
     }

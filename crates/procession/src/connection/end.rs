@@ -3,7 +3,6 @@
 
 use std::{
     any::Any,
-    cell::Cell,
     io::{self, ErrorKind},
     ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -24,10 +23,8 @@ use crate::{
     EncodeError, Message,
     handover::Reach,
     message::{Encoded, decode, encode},
+    room,
 };
-
-/// As much room for encoded values as a thread keeps for the next one.
-const KEPT: usize = 1 << 20;
 
 /// An end of a connection.
 ///
@@ -87,21 +84,12 @@ impl End {
     }
 
     pub(super) fn send<T: Message>(&self, value: &T) -> Result<(), SendError> {
-        thread_local! {
-            static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-        }
-        // Taken out, since the value's `Serialize` may come here again.
-        let mut room = ROOM.take();
-        let result =
-            self.encode(value, &mut room).map_err(SendError::from).and_then(|Encoded { bytes, descriptors }| {
-                let _turn = self.sending.take(Until::Forever);
-                let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-                Ok(self.core.sending_with(&[bytes], &descriptors)?.finish(&mut Wait::forever())?)
-            });
-        if room.capacity() <= KEPT {
-            ROOM.set(room);
-        }
-        result
+        room::with(|room| {
+            let Encoded { bytes, descriptors } = self.encode(value, room)?;
+            let _turn = self.sending.take(Until::Forever);
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            Ok(self.core.sending_with(&[bytes], &descriptors)?.finish(&mut Wait::forever())?)
+        })
     }
 
     /// `None` if the time was over.

@@ -16,12 +16,13 @@ use procession_core::{
 use super::{
     Crew,
     error::{SubmitError, TaskError, error_of},
-    submit::{submit, with_room},
+    submit::submit,
     task::{Run, result_of, results_of},
 };
 use crate::{
     handover::Reach,
     message::{Message, encode},
+    room,
 };
 
 /// The results of a function called for each item of an iterator, while the workers are at it.
@@ -163,7 +164,7 @@ where
             return;
         }
         self.feed.last = self.chunk.len();
-        let submitted = with_room(|room| {
+        let submitted = room::with(|room| {
             let reach = Reach::Related;
             if size > 1 {
                 return submit(&self.crew, &self.job, index, definition, &encode(&self.chunk, room, reach)?);

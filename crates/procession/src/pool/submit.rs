@@ -1,6 +1,6 @@
 //! Handing calls to the workers.
 
-use std::{cell::Cell, os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc};
 
 use procession_core::pool::{Definition, Job, Order};
 
@@ -8,24 +8,8 @@ use super::{Crew, error::SubmitError, task::Run};
 use crate::{
     handover::Reach,
     message::{Encoded, Message, encode},
+    room,
 };
-
-/// As much room as a thread keeps for the next message.
-const KEPT: usize = 1 << 20;
-
-/// Calls `act` with room for the bytes of a message.
-pub(super) fn with_room<R>(act: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    thread_local! {
-        static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    }
-    // Taken out, since `act` may come here again.
-    let mut room = ROOM.take();
-    let result = act(&mut room);
-    if room.capacity() <= KEPT {
-        ROOM.set(room);
-    }
-    result
-}
 
 impl Crew {
     /// As an error, that this process was forked from the one that has the pool.
@@ -44,7 +28,7 @@ impl Crew {
     ) -> Result<Arc<Job>, SubmitError> {
         self.check_process()?;
         let definition = self.define(run)?;
-        with_room(|room| {
+        room::with(|room| {
             let encoded = encode(args, room, Reach::Related)?;
             let total = (!notify).then_some(1);
             let job = self.engine.admit(Order::Collected, notify, total).ok_or(SubmitError::Closed)?;
@@ -81,7 +65,7 @@ impl Crew {
                 opening.seal();
                 return Ok(opening.done());
             }
-            with_room(|room| opening.submit(definition, &encode(&chunk, room, Reach::Related)?))?;
+            room::with(|room| opening.submit(definition, &encode(&chunk, room, Reach::Related)?))?;
             chunk.clear();
             while manner == Manner::Wait && self.engine.is_full() && !self.engine.is_terminated() {
                 self.engine.wait_for_room();

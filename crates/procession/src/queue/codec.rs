@@ -1,7 +1,6 @@
 //! Values into messages of the ring and back: one copy in, one copy out.
 
 use std::{
-    cell::Cell,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -12,29 +11,11 @@ use crate::{
     DecodeError, EncodeError, Message,
     handover::Reach,
     message::{Encoded, decode, encode, is_buffer, is_number, own_bytes},
+    room,
 };
 
-/// As much room as a thread keeps for the next value.
-const KEPT: usize = 1 << 20;
 /// Messages up to this size are copied to the stack.
 const SMALL: usize = 128;
-
-thread_local! {
-    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Calls `with` with the thread's room, which is empty. It is taken out meanwhile, since a value's own `Serialize` may use a
-/// queue.
-fn with_room<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut room = ROOM.try_with(Cell::take).unwrap_or_default();
-    room.clear();
-    let result = with(&mut room);
-    if room.capacity() <= KEPT {
-        // The thread may be at its end, without a place to keep anything.
-        let _ = ROOM.try_with(|kept| kept.set(room));
-    }
-    result
-}
 
 /// Calls `put` with the bytes of a value and its descriptors. The bytes of a number or a buffer are its own.
 #[inline]
@@ -45,7 +26,7 @@ pub(super) fn encoded<T: Message, R, E: From<EncodeError>>(
     if let Some(bytes) = own_bytes(value) {
         return put(bytes, &[]);
     }
-    with_room(|room| {
+    room::with(|room| {
         let Encoded { bytes, descriptors } = encode(value, room, Reach::Related)?;
         if descriptors.is_empty() {
             return put(bytes, &[]);
@@ -89,7 +70,7 @@ impl Batch {
 
     /// Adds a value that is no buffer.
     pub(super) fn add<T: Message>(&mut self, value: &T) -> Result<(), Stop> {
-        with_room(|room| {
+        room::with(|room| {
             let Encoded { bytes, descriptors } = encode(value, room, Reach::Related).map_err(Stop::Failed)?;
             if !descriptors.is_empty() {
                 return Err(Stop::Alone);
@@ -142,9 +123,7 @@ pub(super) fn taken<T: Message, E: From<DecodeError>>(
         Some(Copied::Small(length, descriptors)) => Ok(decode(&room[..length], descriptors, Reach::Related)?),
         Some(Copied::Large(bytes, descriptors)) => {
             let value = decode(&*bytes, descriptors, Reach::Related)?;
-            if bytes.capacity() <= KEPT {
-                let _ = ROOM.try_with(|kept| kept.set(bytes));
-            }
+            room::keep(bytes);
             Ok(value)
         }
         None => Err(DecodeError::Copy(io::ErrorKind::UnexpectedEof.into()).into()),
@@ -173,7 +152,7 @@ fn copy(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Co
         message.copy_over(0, &mut room[..length])?;
         return Ok(Copied::Small(length, descriptors));
     }
-    let mut bytes = ROOM.try_with(Cell::take).unwrap_or_default();
+    let mut bytes = room::take();
     message.replace(&mut bytes)?;
     Ok(Copied::Large(bytes, descriptors))
 }
