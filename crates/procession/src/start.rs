@@ -19,7 +19,8 @@ use std::{
 use procession_core::process::{self, Sentinel};
 use rustix::{
     fs::{Mode, OFlags},
-    io::fcntl_dupfd_cloexec,
+    io::{fcntl_dupfd_cloexec, retry_on_intr},
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -239,5 +240,19 @@ fn spawn(socket: OwnedFd, environment: Option<&[CString]>) -> Result<Sentinel, S
     let program_path = CString::new(program.as_os_str().as_bytes()).map_err(io::Error::from)?;
     let pid = process::spawn(&program_path, &arguments, environment, &[socket.as_raw_fd()])
         .map_err(|source| StartError::Program { program, source })?;
-    Ok(Sentinel::open(pid)?)
+    Ok(sentinel_of(pid)?)
+}
+
+/// The sentinel of a process that was started just now. If there can be none, nobody would ever learn of its end: it is
+/// ended here.
+pub(crate) fn sentinel_of(pid: u32) -> io::Result<Sentinel> {
+    Sentinel::open(pid).inspect_err(|error| {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        // One that is not there any more was reaped by somebody else, and its number may be another's.
+        if let Some(pid) = pid.filter(|_| error.raw_os_error() != Some(libc::ESRCH)) {
+            // It is there until it is reaped.
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+        }
+    })
 }

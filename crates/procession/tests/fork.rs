@@ -14,6 +14,10 @@ use procession::{
     Exit, Handle, JoinError, Process, StartError, Stdio, active_children, current_process, parent_process,
     process::{Resource, fork},
 };
+use rustix::{
+    io::Errno,
+    process::{WaitOptions, waitpid},
+};
 
 /// Forks, which is safe here: nothing is open but the standard streams.
 fn forked<R: procession::Message>(function: impl FnOnce() -> R) -> Result<procession::Child<R>, StartError> {
@@ -186,6 +190,29 @@ fn nothing_is_left_open() {
     assert_eq!(descriptors(), before);
 }
 
+/// A process may come into being when there is no descriptor left to watch over it.
+fn what_is_started_in_vain_is_not_left_behind() {
+    let starts: [fn() -> Result<procession::Child<()>, StartError>; 2] =
+        [|| forked(|| ()), || Process::spawn(|| (), ())];
+    for start in starts {
+        // SAFETY: as in `forked`.
+        let child = unsafe {
+            Process::builder().limit(Resource::OpenFiles, 40).fork(move || {
+                let mut others: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+                loop {
+                    match start() {
+                        Ok(child) => break child.join().is_ok(),
+                        Err(error) => assert!(!error.to_string().is_empty()),
+                    }
+                    assert_eq!(waitpid(None, WaitOptions::NOHANG).unwrap_err(), Errno::CHILD);
+                    assert!(others.pop().is_some(), "it never starts");
+                }
+            })
+        };
+        assert!(child.unwrap().join().unwrap());
+    }
+}
+
 fn main() {
     procession::init();
     let tests: &[(&str, fn())] = &[
@@ -199,6 +226,7 @@ fn main() {
         ("what_is_printed_is_printed_once", what_is_printed_is_printed_once),
         ("it_is_set_up_like_others", it_is_set_up_like_others),
         ("nothing_is_left_open", nothing_is_left_open),
+        ("what_is_started_in_vain_is_not_left_behind", what_is_started_in_vain_is_not_left_behind),
     ];
     harness(tests);
 }

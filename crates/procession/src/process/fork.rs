@@ -6,10 +6,16 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use procession_core::process::{self, Forked, Sentinel};
+use procession_core::process::{self, Forked};
 
 use super::{Builder, Child, children};
-use crate::{Message, StartError, bootstrap, invitation::WayBack, launched::Launched, panic, start::Prepared};
+use crate::{
+    Message, StartError, bootstrap,
+    invitation::WayBack,
+    launched::Launched,
+    panic,
+    start::{Prepared, sentinel_of},
+};
 
 /// Starts a process as a copy of this one (`fork(2)`), which calls a function, tells what that returns, and ends.
 ///
@@ -71,7 +77,7 @@ impl Builder {
         match unsafe { process::fork() }? {
             Forked::Parent(pid) => {
                 let Prepared { setup, streams, .. } = prepared;
-                let sentinel = Sentinel::open(pid)?;
+                let sentinel = sentinel_of(pid)?;
                 let launched = Launched::new(setup.name, sentinel, ours, None, streams.pipes);
                 Ok(Child::adopted(launched, self.settings.daemon))
             }
