@@ -6,6 +6,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use serde::{Deserialize, Serialize};
@@ -64,21 +65,19 @@ thread_local! {
 pub(crate) fn catch<R>(function: impl FnOnce() -> R) -> Result<R, Panic> {
     watch();
     let outer = CATCHING.replace(true);
-    // One that the program has caught itself is nobody's business.
-    NOTED.take();
+    // One that the program has caught itself is nobody's business; one that is under way is that of the outer call.
+    let under_way = NOTED.take().filter(|_| thread::panicking());
     // What it leaves behind half done is seen by nobody: its arguments were made for it.
     let result = catch_unwind(AssertUnwindSafe(function));
     CATCHING.set(outer);
-    result.map_err(|payload| {
-        let noted = NOTED.take();
-        noted.unwrap_or_else(|| Panic { message: text(&*payload), location: None, thread: None })
-    })
+    let noted = NOTED.replace(under_way);
+    result.map_err(|payload| noted.unwrap_or_else(|| Panic { message: text(&*payload), location: None, thread: None }))
 }
 
-/// Puts the hook that notes panics in front of the present one, once.
+/// Puts the hook that notes panics in front of the present one, once. A thread that panics can't, and leaves it to another.
 fn watch() {
     static WATCHING: AtomicBool = AtomicBool::new(false);
-    if WATCHING.swap(true, Ordering::Relaxed) {
+    if thread::panicking() || WATCHING.swap(true, Ordering::Relaxed) {
         return;
     }
     let before = std::panic::take_hook();
@@ -96,7 +95,7 @@ fn note(info: &PanicHookInfo<'_>) -> Panic {
         line: location.line(),
         column: location.column(),
     });
-    Panic { message: text(info.payload()), location, thread: std::thread::current().name().map(str::to_owned) }
+    Panic { message: text(info.payload()), location, thread: thread::current().name().map(str::to_owned) }
 }
 
 fn text(payload: &dyn Any) -> String {
@@ -130,6 +129,30 @@ mod tests {
         // Not a panic that the hook hears of.
         let thrown = catch(|| std::panic::resume_unwind(Box::new("thrown"))).unwrap_err();
         assert_eq!((thrown.message.as_str(), thrown.location), ("thrown", None));
+    }
+
+    #[test]
+    fn one_that_is_under_way_is_not_disturbed() {
+        struct Catches;
+        impl Drop for Catches {
+            fn drop(&mut self) {
+                assert_eq!(catch(|| 5), Ok(5));
+                assert_eq!(catch(|| panic!("inner")).unwrap_err().message, "inner");
+            }
+        }
+        // Be it the first one of the program, whose hook is not there as yet.
+        let first = catch_unwind(|| {
+            let _catches = Catches;
+            panic!("first")
+        });
+        assert!(first.is_err());
+        let line = line!() + 3;
+        let panic = catch(|| {
+            let _catches = Catches;
+            panic!("outer")
+        });
+        let panic = panic.unwrap_err();
+        assert_eq!((panic.message.as_str(), panic.location.unwrap().line), ("outer", line));
     }
 
     #[test]
