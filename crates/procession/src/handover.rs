@@ -34,8 +34,8 @@ pub enum DescriptorError {
     /// bytes.
     #[error("it has descriptors, which only procession's own queues, connections, pools and processes can send")]
     NoMessage,
-    /// It goes to another machine.
-    #[error("it has descriptors, which can't be sent to another machine")]
+    /// It goes to another machine or another user, or comes from there.
+    #[error("it has descriptors, which can't be sent to another machine or another user")]
     Remote,
     /// No descriptor is left in this process.
     #[error("its descriptors can't be duplicated: {0}")]
@@ -141,9 +141,13 @@ fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
 /// Takes a descriptor out of the list, or a duplicate of it, if there may be more claims.
 fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
     with_scope(|scope| {
-        let Some(Scope { context: Context::Claiming { list, .. }, .. }) = scope else {
+        let Some(Scope { context: Context::Claiming { reach, list }, .. }) = scope else {
             return Err(DescriptorError::NoMessage);
         };
+        // Another user of this machine could send some nevertheless, of files that it cuts short while they are in use.
+        if *reach == Reach::Remote {
+            return Err(DescriptorError::Remote);
+        }
         let slot = list.get_mut(place as usize).ok_or(DescriptorError::Missing)?;
         if shared {
             return Ok(slot.as_ref().ok_or(DescriptorError::Missing)?.try_clone()?);

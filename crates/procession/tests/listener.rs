@@ -98,7 +98,7 @@ fn descriptors_go_to_local_clients_only() {
             assert!(matches!(error, SendError::Encode(_)), "{error:?}");
             assert_eq!(
                 error.to_string(),
-                "the value can't be sent: it has descriptors, which can't be sent to another machine"
+                "the value can't be sent: it has descriptors, which can't be sent to another machine or another user"
             );
         }
     }
