@@ -50,19 +50,20 @@ pub(super) fn adopt(launched: Launched, daemon: bool) -> Arc<Shared> {
     shared
 }
 
-/// Says so in the log, if the child has ended.
-fn noted(child: &Shared, ended: bool) -> bool {
+/// Takes those out of the list that have ended, and says so in the log.
+fn forget_all(has_ended: impl Fn(&Arc<Shared>) -> bool) {
+    let ended: Vec<_> = children().extract_if(.., |child| has_ended(child)).collect();
+    // Not while the list is locked: whoever writes the log may ask for it.
     #[cfg(feature = "tracing")]
-    if ended {
+    for child in &ended {
         tracing::debug!(pid = child.launched.pid(), name = child.launched.name, "a process has ended");
     }
-    let _ = child;
-    ended
+    drop(ended);
 }
 
 /// Reaps those that have ended.
 pub(super) fn sweep() {
-    children().retain(|child| !noted(child, child.launched.has_ended()));
+    forget_all(|child| child.launched.has_ended());
 }
 
 /// At the normal end of this process: waits for the children. Those that are daemonic are asked to end, and are killed if they
@@ -110,7 +111,7 @@ impl Shared {
     /// Reaps it and takes it out of the list, if it has ended.
     pub(crate) fn forget(&self) {
         if self.launched.has_ended() {
-            children().retain(|child| !noted(child, std::ptr::eq(Arc::as_ptr(child), self)));
+            forget_all(|child| std::ptr::eq(Arc::as_ptr(child), self));
         }
     }
 
