@@ -1,6 +1,6 @@
 # Everything a developer does with procession; `make help` lists it.
 #
-# Needed: Rust (cargo), Python 3.11 or newer with venv, make. The rest is installed into .venv from the registry of Python packages.
+# Needed: Rust (cargo), Python 3.11 or newer with venv, make. The rest is installed into .venv.
 
 # The interpreter of .venv.
 PYTHON ?= python3

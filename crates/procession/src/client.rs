@@ -98,8 +98,8 @@ impl Client {
     }
 
     /// The key that the listener has. Without this it is the one of this process, which it has from its parent.
-    pub fn authkey(mut self, key: &[u8]) -> Self {
-        self.key = Key::Given(key.to_vec());
+    pub fn authkey(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.key = Key::Given(key.as_ref().to_vec());
         self
     }
 

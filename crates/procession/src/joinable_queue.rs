@@ -1,6 +1,11 @@
 //! A queue that can be waited for until all that was put has been dealt with.
 
-use std::{fmt, io, ops::Deref, time::Duration};
+use std::{
+    fmt, io,
+    ops::Deref,
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
 
 use procession_core::sync::Wait;
 use serde::{Deserialize, Serialize};
@@ -96,6 +101,13 @@ impl<T> Deref for JoinableQueue<T> {
 
     fn deref(&self) -> &Queue<T> {
         &self.0
+    }
+}
+
+/// As that of a [`Queue`].
+impl<T> AsFd for JoinableQueue<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -328,8 +328,8 @@ impl<S, R> ListenerBuilder<S, R> {
     /// let listener: procession::Listener<u32, u32> = procession::Listener::builder().authkey(b"our secret").private()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn authkey(mut self, key: &[u8]) -> Self {
-        self.key = Key::Given(key.to_vec());
+    pub fn authkey(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.key = Key::Given(key.as_ref().to_vec());
         self
     }
 

@@ -139,8 +139,8 @@ impl CurrentProcess {
     /// current_process().set_authkey(b"a secret");
     /// assert_eq!(current_process().authkey(), b"a secret");
     /// ```
-    pub fn set_authkey(&self, key: &[u8]) {
-        CURRENT.set(Current { authkey: key.to_vec(), ..self.0.clone() });
+    pub fn set_authkey(&self, key: impl AsRef<[u8]>) {
+        CURRENT.set(Current { authkey: key.as_ref().to_vec(), ..self.0.clone() });
     }
 }
 
