@@ -50,7 +50,12 @@ pub fn spawn(path: &CStr, arguments: &[CString], environment: Option<&[CString]>
     for fd in open_descriptors() {
         // What another thread closes before the child gets to it is no error there.
         if fd > 2 && !keep.contains(&fd) && !closed_on_exec(fd) {
-            actions.close(fd)?;
+            match actions.close(fd) {
+                // The C library takes no number beyond the limit, which may have been lowered since it was opened. The
+                // child inherits it, as it would from any other program.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+                closed => closed?,
+            }
         }
     }
     for &fd in keep {
