@@ -192,9 +192,9 @@ fn nothing_is_left_open() {
 
 /// A process may come into being when there is no descriptor left to watch over it.
 fn what_is_started_in_vain_is_not_left_behind() {
-    let starts: [fn() -> Result<procession::Child<()>, StartError>; 2] =
-        [|| forked(|| ()), || Process::spawn(|| (), ())];
-    for start in starts {
+    type Start = fn() -> Result<procession::Child<()>, StartError>;
+    let (copied, anew): (Start, Start) = (|| forked(|| ()), || Process::spawn(|| (), ()));
+    for start in [copied, anew] {
         // SAFETY: as in `forked`.
         let child = unsafe {
             Process::builder().limit(Resource::OpenFiles, 40).fork(move || {
