@@ -103,9 +103,12 @@ impl Actions {
         Ok(Self(actions))
     }
 
+    /// Closes it there. One whose number is beyond the limit, as that was lowered since it was opened, can't be listed and
+    /// stays open: the child has no use for it, but is to be started nonetheless.
     fn close(&mut self, fd: RawFd) -> io::Result<()> {
         // SAFETY: the list was made by `new`.
-        check(unsafe { libc::posix_spawn_file_actions_addclose(self.0.as_mut_ptr(), fd) })
+        let listed = check(unsafe { libc::posix_spawn_file_actions_addclose(self.0.as_mut_ptr(), fd) });
+        listed.or_else(|error| if error.raw_os_error() == Some(libc::EBADF) { Ok(()) } else { Err(error) })
     }
 
     fn keep(&mut self, fd: RawFd) -> io::Result<()> {
@@ -180,6 +183,11 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello\n");
+    }
+
+    #[test]
+    fn one_beyond_the_limit_does_not_keep_others_from_being_started() {
+        Actions::new().unwrap().close(RawFd::MAX).unwrap();
     }
 
     #[test]
