@@ -35,9 +35,11 @@ use crate::{
     sync::{Wait, WaitError},
 };
 
-/// So many clients at once may be in the middle of a handshake. If one more comes, the one that came first has to go: those
-/// who have the key are done long before, so nobody can keep them out by coming often and saying nothing.
+/// So many clients at once may be in the middle of a handshake. If one more waits, the one that came first has to go once it has
+/// had [`GRACE`], so nobody can keep others out by coming often and saying nothing.
 const MOST_PENDING: usize = 64;
+/// In this time, those who have the key are done, even when many come at once.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -232,27 +234,40 @@ impl Listener {
         const SLICE: Duration = Duration::from_millis(500);
         loop {
             pending.append(&mut lock(self.pending.get()));
-            while pending.len() <= MOST_PENDING {
-                let Some((socket, peer)) = self.try_accept().map_err(AcceptError::Io)? else { break };
-                let handshake = Handshake::listener(key).map_err(AcceptError::Io)?;
-                pending.push(Pending::new(socket, peer, handshake, patience));
+            while pending.len() < MOST_PENDING {
+                let Some(client) = self.try_pending(key, patience)? else { break };
+                pending.push(client);
             }
             if let Some(place) = pending.iter_mut().position(Pending::is_over) {
                 return pending.swap_remove(place).result();
             }
-            if pending.len() > MOST_PENDING {
-                let first = oldest(pending);
-                return pending.swap_remove(first).given_up();
+            let now = Instant::now();
+            let mut moment = pending.iter().map(Pending::deadline).fold(now + SLICE, Instant::min);
+            let mut room = pending.len() < MOST_PENDING;
+            if let Some((place, since)) = oldest(pending).filter(|_| !room) {
+                room = now >= since + GRACE;
+                if !room {
+                    moment = moment.min(since + GRACE);
+                } else if let Some(client) = self.try_pending(key, patience)? {
+                    return std::mem::replace(&mut pending[place], client).given_up();
+                }
             }
             let mut entries: Vec<_> = pending.iter().map(Pending::awaited).collect();
-            entries.push(libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 });
-            let slice = Instant::now() + SLICE;
-            let moment = pending.iter().map(Pending::deadline).min().map_or(slice, |first| first.min(slice));
+            if room {
+                entries.push(libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+            }
             match poll(&mut entries, &mut wait.no_later_than(moment)) {
                 Err(ConnectionError::Wait(WaitError::TimedOut)) => wait.remaining(SLICE).map(drop)?,
                 other => other?,
             }
         }
+    }
+
+    /// A client that is there already, about to be asked for the key.
+    fn try_pending(&self, key: &[u8], patience: Duration) -> Result<Option<Pending>, AcceptError> {
+        let Some((socket, peer)) = self.try_accept().map_err(AcceptError::Io)? else { return Ok(None) };
+        let handshake = Handshake::listener(key).map_err(AcceptError::Io)?;
+        Ok(Some(Pending::new(socket, peer, handshake, patience)))
     }
 
     /// A client that is there already.
@@ -409,9 +424,9 @@ fn address_of(address: SocketAddrAny) -> Option<Address> {
     address.abstract_name().filter(|name| !name.is_empty()).map(|name| Address::Abstract(name.to_vec()))
 }
 
-/// The place of the client that came first.
-fn oldest(pending: &[Pending]) -> usize {
-    (0..pending.len()).min_by_key(|&place| pending[place].since()).unwrap_or_default()
+/// The place of the client that came first, and when that was.
+fn oldest(pending: &[Pending]) -> Option<(usize, Instant)> {
+    pending.iter().map(Pending::since).enumerate().min_by_key(|&(_, since)| since)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
