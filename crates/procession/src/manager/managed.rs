@@ -61,9 +61,13 @@ impl Arguments<'_> {
     fn read<A: Message>(mut self) -> Result<A, Failure> {
         let value = self.bytes.value()?;
         // The proxies among them are this process's now: each has a reference.
-        for object in value.objects() {
-            let retained = self.peer.client.ask(&Request::Retain(object), &mut procession_core::sync::Wait::forever());
-            retained.map_err(|error| Failure::BadArguments(error.to_string()))?;
+        let client = &self.peer.client;
+        for (before, object) in value.objects().enumerate() {
+            if let Err(error) = client.ask(&Request::Retain(object), &mut procession_core::sync::Wait::forever()) {
+                // Nobody reads the arguments.
+                value.objects().take(before).for_each(|object| client.release(object));
+                return Err(Failure::BadArguments(error.to_string()));
+            }
         }
         decode(self.peer, &value).map_err(|error| Failure::BadArguments(error.to_string()))
     }
