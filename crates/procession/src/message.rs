@@ -407,7 +407,7 @@ impl<T: IntoBytes + Immutable> Serialize for Plain<T> {
 impl<'de, T: FromBytes> Deserialize<'de> for Plain<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor<T>(PhantomData<T>);
-        impl<T: FromBytes> de::Visitor<'_> for Visitor<T> {
+        impl<'de, T: FromBytes> de::Visitor<'de> for Visitor<T> {
             type Value = Vec<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -416,6 +416,15 @@ impl<'de, T: FromBytes> Deserialize<'de> for Plain<T> {
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<T>, E> {
                 elements(bytes).map_err(E::custom)
+            }
+
+            /// Of formats that have no strings of bytes, as JSON.
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = sequence.next_element()? {
+                    bytes.push(byte);
+                }
+                self.visit_bytes(&bytes)
             }
         }
         deserializer.deserialize_bytes(Visitor(PhantomData)).map(Self)
@@ -492,6 +501,16 @@ mod tests {
             decode::<(u8, u8)>(&[1_u8][..], Vec::new(), Reach::Related),
             Err(DecodeError::Deserialize(_))
         ));
+    }
+
+    #[test]
+    fn plain_data_is_read_from_formats_without_bytes() {
+        let read = |bytes: &[u8]| {
+            let sequence = de::value::SeqDeserializer::<_, de::value::Error>::new(bytes.iter().copied());
+            Plain::<u16>::deserialize(sequence)
+        };
+        assert_eq!(read(&[1, 0, 2, 1]).unwrap(), Plain(vec![1, 258]));
+        assert!(read(&[1, 0, 2]).is_err());
     }
 
     #[test]
