@@ -1,5 +1,7 @@
-//! Processes to kill, for tests.
+//! Processes to kill, and managers, for tests.
 #![allow(dead_code)] // each test program uses some of it
+
+pub(crate) mod managers;
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +34,7 @@ pub(crate) fn wait_for_the_end(reached: &Event) -> ! {
 }
 
 /// Waits for what another process is about to do.
-pub(crate) fn until(what: impl Fn() -> bool) {
+pub(crate) fn until(mut what: impl FnMut() -> bool) {
     let began = Instant::now();
     while !what() {
         assert!(began.elapsed() < Duration::from_secs(60), "it never happens");
