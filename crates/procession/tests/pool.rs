@@ -35,6 +35,21 @@ fn nap(ms: u64) -> u64 {
 }
 
 #[test]
+fn a_stream_of_a_terminated_pool_ends_with_an_error() {
+    for in_order in [true, false] {
+        let pool = Pool::new(1).unwrap();
+        let nap = |n: u64| sleep(Duration::from_secs(600 * n));
+        let stream = if in_order { pool.imap(nap, 0..) } else { pool.imap_unordered(nap, 0..) };
+        let mut stream = stream.unwrap();
+        stream.next().unwrap().unwrap();
+        pool.terminate();
+        let last = stream.next();
+        assert!(matches!(last, Some(Err(TaskError::Terminated))), "{last:?}");
+        assert!(stream.next().is_none());
+    }
+}
+
+#[test]
 fn calls_and_maps_are_done() {
     let pool = Pool::new(2).unwrap();
     assert_eq!(pool.apply(add, (1, 2)).unwrap(), 3);

@@ -184,8 +184,8 @@ where
 
     fn receive(&mut self, index: u64, mut outcome: Outcome) {
         self.feed.received += 1;
-        // Only the last one can be short.
-        let items = if index + 1 == self.feed.submitted { self.feed.last } else { self.feed.size };
+        // Only the last one can be short. The end of a terminated pool has no index: the largest number.
+        let items = if index.checked_add(1) == Some(self.feed.submitted) { self.feed.last } else { self.feed.size };
         if let Some(refused) = self.refused.remove(&index) {
             let text = refused.to_string();
             self.ready.push_back(Err(refused.into()));
