@@ -95,6 +95,11 @@ fn start<C: Channel<M>, M>() -> Outcome<(C, Peer)> {
     Ok((channel, peer))
 }
 
+/// An error if it is another message.
+pub fn check<M: Payload>(message: &M, number: u64) -> Outcome<()> {
+    if message.is(number) { Ok(()) } else { Err(format!("message {number} is lost").into()) }
+}
+
 /// Runs `work` a tenth of `count` times, to warm up, then `count` times, which is timed.
 pub fn timed(count: u64, mut work: impl FnMut(u64) -> Outcome<()>) -> Outcome<Duration> {
     work(count / 10 + 1)?;
@@ -112,9 +117,7 @@ pub fn streaming<C: Channel<M>, M: Payload>(name: &'static str) -> Entrant {
             timed(count, |count| {
                 peer.order(count)?;
                 for number in 0..count {
-                    if !channel.receive()?.is(number) {
-                        return Err("a wrong message".into());
-                    }
+                    check(&channel.receive()?, number)?;
                 }
                 Ok(())
             })
@@ -146,9 +149,7 @@ pub fn round_trip<C: Channel<M>, M: Payload>(name: &'static str) -> Entrant {
                 for number in 0..count {
                     message.renumber(number);
                     channel.send(&message)?;
-                    if !channel.receive()?.is(number) {
-                        return Err("a wrong message".into());
-                    }
+                    check(&channel.receive()?, number)?;
                 }
                 Ok(())
             })

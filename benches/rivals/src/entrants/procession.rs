@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WORKERS;
 use crate::{
     Outcome,
-    channel::{Payload, timed},
+    channel::{Payload, check, timed},
     many::{LAST, SIDE},
 };
 
@@ -75,9 +75,7 @@ pub fn streaming<L: Link<M>, M: Payload + Message>(count: u64) -> Outcome<Durati
     let duration = timed(count, |count| {
         orders.put(count)?;
         for number in 0..count {
-            if !ours.receive()?.is(number) {
-                return Err("a wrong message".into());
-            }
+            check(&ours.receive()?, number)?;
         }
         Ok(())
     })?;
@@ -106,9 +104,7 @@ pub fn round_trip<L: Link<M>, M: Payload + Message>(count: u64) -> Outcome<Durat
         for number in 0..count {
             message.renumber(number);
             ours.send(&message)?;
-            if !ours.receive()?.is(number) {
-                return Err("a wrong message".into());
-            }
+            check(&ours.receive()?, number)?;
         }
         Ok(())
     })?;
