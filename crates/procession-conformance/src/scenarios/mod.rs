@@ -1,6 +1,6 @@
 //! What is to hold, on every side.
 //!
-//! Where it says that somebody waits, that is looked at for a moment only: a scenario never fails because a machine is slow.
+//! Who is said to wait is given the time to come so far: a scenario never fails because a machine is slow.
 
 pub mod barrier;
 pub mod condition;
