@@ -110,7 +110,7 @@ fn die_at_three(n: u32) -> u32 {
 }
 
 fn queues() -> Outcome {
-    let (queue, count) = (Queue::unbounded()?, 10_000_000);
+    let (queue, count) = (Queue::new()?, 10_000_000);
     let child = Process::spawn(produce, (queue.clone(), count))?;
     // The clock runs from the first number on, without the start of the process.
     let mut sum = queue.get()?;
@@ -136,7 +136,7 @@ fn queues() -> Outcome {
     see!("buffers of a mebibyte", "{:.1} GB a second", bytes / seconds / 1e9);
 
     // Queues are messages themselves, as are pipes, locks, and open files.
-    let (questions, answers) = (Queue::unbounded()?, Queue::unbounded()?);
+    let (questions, answers) = (Queue::new()?, Queue::new()?);
     questions.put(("a queue went along".to_owned(), answers.clone()))?;
     Process::spawn(answer, (questions,))?.join()?;
     see!("an answer, on a queue sent with the question", "{}", answers.get()?);
@@ -224,7 +224,7 @@ fn fill(array: RawArray<f64>, from: usize, to: usize) {
 
 fn managers() -> Outcome {
     let manager = Manager::new()?;
-    let words = manager.dict()?;
+    let words = manager.dict([])?;
     for text in ["one two three", "three four"] {
         Process::spawn(count, (words.clone(), text.to_owned()))?.join()?;
     }

@@ -321,7 +321,7 @@ mod b10_queue_blocking {
     }
 
     pub fn main() -> Outcome {
-        let queue = Texts::unbounded()?;
+        let queue = Texts::new()?;
         let producer = Process::spawn(add_queue, (queue.clone(),))?;
         let consumer = Process::spawn(delete_queue, (queue,))?;
         producer.join()?;
@@ -404,7 +404,7 @@ mod b12_joinable_queue {
     }
 
     pub fn main() -> Outcome {
-        let queue = JoinableQueue::unbounded()?;
+        let queue = JoinableQueue::new()?;
         let mut producers = Vec::new();
         for name in ["猪蹄子", "涮羊肉", "羊蝎子"] {
             producers.push(Process::spawn(add_queue, (queue.clone(), name.to_owned()))?);
@@ -437,7 +437,7 @@ mod b13_manager_dict {
     pub fn main() -> Outcome {
         let lock = Lock::new(())?;
         let manager = Manager::new()?;
-        let dict = manager.dict()?;
+        let dict = manager.dict([])?;
         dict.set("count".to_owned(), 100)?;
         let mut children = Vec::new();
         for _ in 0..100 {

@@ -121,7 +121,7 @@ mod c04_manager {
 
     pub fn main() -> Outcome {
         let manager = Manager::new()?;
-        let dict = manager.dict()?;
+        let dict = manager.dict([])?;
         let list = manager.list(0..10)?;
         let child = Process::spawn(f, (dict.clone(), list.clone()))?;
         child.join()?;

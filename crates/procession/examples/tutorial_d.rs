@@ -68,7 +68,7 @@ mod d03_queue {
     }
 
     pub fn main() -> Outcome {
-        let queue = Queue::unbounded()?;
+        let queue = Queue::new()?;
         queue.put("hello".to_owned())?;
         // The clone is another handle to the same queue. It goes to the other process as an argument.
         let process = Process::spawn(worker, (queue.clone(),))?;

@@ -115,6 +115,12 @@ impl FromStr for Address {
     }
 }
 
+impl From<&Address> for Address {
+    fn from(address: &Self) -> Self {
+        address.clone()
+    }
+}
+
 impl From<channel::Address> for Address {
     fn from(address: channel::Address) -> Self {
         Self(address)

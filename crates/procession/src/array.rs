@@ -20,13 +20,13 @@ use crate::{
 
 /// An array that processes have in common, with a lock: of a fixed length, each element plain data.
 ///
-/// Each method takes the lock, which is reentrant: what is done under [`lock`](Self::lock) belongs together.
+/// Each method takes the lock, which is reentrant: what is done under [`acquire`](Self::acquire) belongs together.
 ///
 /// # The death of a holder
 ///
 /// A process that is killed while it writes leaves each element of 1, 2, 4 or 8 bytes either old or new. Of larger
 /// elements, and of ranges, a part may be written. Single accesses go on after a death; the next
-/// to call [`lock`](Self::lock) (or its kin) is told of it by [`Recovered`], even if others had the array meanwhile.
+/// to call [`acquire`](Self::acquire) (or its kin) is told of it by [`Recovered`], even if others had the array meanwhile.
 ///
 /// # Examples
 ///
@@ -34,7 +34,7 @@ use crate::{
 /// use procession::{Array, Process};
 ///
 /// fn square(numbers: Array<i64>, from: usize, to: usize) {
-///     let numbers = numbers.lock().unwrap();
+///     let numbers = numbers.acquire().unwrap();
 ///     for index in from..to {
 ///         let number = numbers.get(index).unwrap();
 ///         numbers.set(index, number * number).unwrap();
@@ -95,27 +95,32 @@ impl<T: PlainData> Array<T> {
     /// # Errors
     ///
     /// [`Recovered`], with the guard in it, if a process died that held it, at any time since the last call that told so.
-    pub fn lock(&self) -> Result<ArrayGuard<'_, T>, Recovered<ArrayGuard<'_, T>>> {
-        let (guard, how) = self.acquire();
+    #[doc(alias = "get_lock")]
+    #[doc(alias = "lock")]
+    pub fn acquire(&self) -> Result<ArrayGuard<'_, T>, Recovered<ArrayGuard<'_, T>>> {
+        let (guard, how) = self.wait_for_lock();
         guard.told(how)
     }
 
-    /// As [`lock`](Self::lock), if that needs no waiting.
+    /// As [`acquire`](Self::acquire), if that needs no waiting.
     ///
     /// # Errors
     ///
     /// [`TryAcquireError`].
-    pub fn try_lock(&self) -> Result<ArrayGuard<'_, T>, TryAcquireError<ArrayGuard<'_, T>>> {
+    pub fn try_acquire(&self) -> Result<ArrayGuard<'_, T>, TryAcquireError<ArrayGuard<'_, T>>> {
         let how = self.lock.try_acquire_or_recover()?;
         Ok(self.guard().told(how)?)
     }
 
-    /// As [`lock`](Self::lock), but waits so long at most.
+    /// As [`acquire`](Self::acquire), but waits so long at most.
     ///
     /// # Errors
     ///
     /// [`AcquireTimeoutError`].
-    pub fn lock_timeout(&self, timeout: Duration) -> Result<ArrayGuard<'_, T>, AcquireTimeoutError<ArrayGuard<'_, T>>> {
+    pub fn acquire_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<ArrayGuard<'_, T>, AcquireTimeoutError<ArrayGuard<'_, T>>> {
         let how = self.lock.acquire(&mut Wait::timeout(timeout))?;
         Ok(self.guard().told(how)?)
     }
@@ -124,7 +129,7 @@ impl<T: PlainData> Array<T> {
         ArrayGuard { array: self, not_send: PhantomData }
     }
 
-    fn acquire(&self) -> (ArrayGuard<'_, T>, Acquired) {
+    fn wait_for_lock(&self) -> (ArrayGuard<'_, T>, Acquired) {
         loop {
             // Without an end and a say in signals, it only ends with the lock.
             if let Ok(how) = self.lock.acquire(&mut Wait::forever()) {
@@ -133,9 +138,9 @@ impl<T: PlainData> Array<T> {
         }
     }
 
-    /// For a single access. If a process died, the next to call `lock` is to hear of it.
+    /// For a single access. If a process died, the next to call `acquire` is to hear of it.
     fn held(&self) -> ArrayGuard<'_, T> {
-        let (guard, how) = self.acquire();
+        let (guard, how) = self.wait_for_lock();
         if let Acquired::Recovered(owner) = how {
             note("array", owner);
             guard.set_died(owner.to_bits());
@@ -258,7 +263,7 @@ impl<T: PlainData + fmt::Debug> fmt::Debug for Array<T> {
 ///
 /// ```
 /// let array = procession::Array::from_slice(&[5, 1])?;
-/// let held = array.lock().unwrap();
+/// let held = array.acquire().unwrap();
 /// let (one, two) = (held.get(0)?, held.get(1)?);
 /// held.write(0, &[two, one])?;
 /// drop(held);
@@ -435,18 +440,18 @@ mod tests {
     #[test]
     fn the_lock_is_reentrant_and_keeps_others_out() {
         let array = Array::from_slice(&[1_u8, 2]).unwrap();
-        let guard = array.lock().unwrap();
+        let guard = array.acquire().unwrap();
         array.update(0, |first| *first += 1).unwrap();
         assert_eq!(guard.get(0), Ok(2));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                assert!(matches!(array.try_lock(), Err(TryAcquireError::WouldBlock)));
-                let timed = array.lock_timeout(Duration::from_millis(20));
+                assert!(matches!(array.try_acquire(), Err(TryAcquireError::WouldBlock)));
+                let timed = array.acquire_timeout(Duration::from_millis(20));
                 assert!(matches!(timed, Err(AcquireTimeoutError::TimedOut)));
                 assert_eq!(array.raw().get(0), Ok(2));
             });
         });
         drop(guard);
-        assert!(array.try_lock().is_ok());
+        assert!(array.try_acquire().is_ok());
     }
 }

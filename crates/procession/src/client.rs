@@ -69,7 +69,7 @@ impl From<ConnectionError> for ConnectError {
 /// let server = listener.clone();
 /// let server = thread::spawn(move || server.accept().unwrap().send(&"welcome".to_owned()).unwrap());
 ///
-/// let client = Client::new(listener.address().clone()).authkey(b"secret").timeout(Duration::from_secs(10));
+/// let client = Client::new(listener.address()).authkey(b"secret").timeout(Duration::from_secs(10));
 /// let connection: Connection<u32, String> = client.connect()?;
 /// assert_eq!(connection.recv()?, "welcome");
 /// # server.join().unwrap();

@@ -46,17 +46,9 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     ///
     /// As [`Queue::new`].
+    #[doc(alias = "unbounded")]
     pub fn new() -> io::Result<Self> {
         Queue::new().map(Self)
-    }
-
-    /// As [`Queue::unbounded`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Queue::new`].
-    pub fn unbounded() -> io::Result<Self> {
-        Self::new()
     }
 
     /// As [`Queue::bounded`].

@@ -18,7 +18,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     procession::init();
 //!
-//!     let greetings = Queue::unbounded()?;
+//!     let greetings = Queue::new()?;
 //!     let child = Process::spawn(greet, (greetings.clone(), "world".to_owned()))?;
 //!     assert_eq!(greetings.get()?, "Hello, world!");
 //!     child.join()?;
@@ -171,7 +171,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # procession::init();
-//! let (questions, answers) = (Queue::bounded(10)?, Queue::unbounded()?);
+//! let (questions, answers) = (Queue::bounded(10)?, Queue::new()?);
 //! for _ in 0..2 {
 //!     Process::builder().daemon(true).spawn(double, (questions.clone(), answers.clone()))?;
 //! }
@@ -290,7 +290,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # procession::init();
 //! let manager = Manager::new()?;
-//! let words = manager.dict()?;
+//! let words = manager.dict([])?;
 //! Process::spawn(count, (words.clone(), "to be or not to be".to_owned()))?.join()?;
 //! assert_eq!(words.get("be")?, Some(2));
 //! # Ok(())

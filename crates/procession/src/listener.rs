@@ -115,9 +115,9 @@ impl<S, R> Listener<S, R> {
     /// Listens at an address, with the key of this process.
     ///
     /// ```
-    /// use procession::{Address, Listener};
+    /// use procession::Listener;
     ///
-    /// let listener = Listener::<u32, u32>::bind(&Address::tcp("localhost", 0))?;
+    /// let listener = Listener::<u32, u32>::bind(("localhost", 0))?;
     /// assert_ne!(listener.address().port(), Some(0));
     /// let error = Listener::<u32, u32>::bind(listener.address()).unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
@@ -128,7 +128,7 @@ impl<S, R> Listener<S, R> {
     ///
     /// [`io::ErrorKind::AddrInUse`] if another one listens there, or there is a file of that name; otherwise as socket(2) and
     /// bind(2), or the name of the host is not known.
-    pub fn bind(address: &Address) -> io::Result<Self> {
+    pub fn bind(address: impl Into<Address>) -> io::Result<Self> {
         ListenerBuilder::new().bind(address)
     }
 
@@ -154,7 +154,7 @@ impl<S, R> Listener<S, R> {
     /// use procession::{Address, Listener};
     ///
     /// let address = Address::tcp("localhost", 0);
-    /// let listener: Listener<u32, u32> = Listener::builder().authkey(b"our secret").backlog(5).bind(&address)?;
+    /// let listener: Listener<u32, u32> = Listener::builder().authkey(b"our secret").backlog(5).bind(address)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn builder() -> ListenerBuilder<S, R> {
@@ -181,7 +181,7 @@ impl<S, R> Listener<S, R> {
     /// use std::thread;
     ///
     /// let listener = Listener::<u32, u32>::private()?;
-    /// let stranger = Client::new(listener.address().clone()).authkey(b"found in the street");
+    /// let stranger = Client::new(listener.address()).authkey(b"found in the street");
     /// let stranger = thread::spawn(move || stranger.connect::<u32, u32>());
     /// match listener.accept() {
     ///     Err(AcceptError::Client { error: ConnectError::Authentication(_), .. }) => {}
@@ -397,8 +397,8 @@ impl<S, R> ListenerBuilder<S, R> {
     /// # Errors
     ///
     /// As [`Listener::bind`].
-    pub fn bind(&self, address: &Address) -> io::Result<Listener<S, R>> {
-        self.listener(channel::Listener::bind(&address.0, &self.options)?)
+    pub fn bind(&self, address: impl Into<Address>) -> io::Result<Listener<S, R>> {
+        self.listener(channel::Listener::bind(&address.into().0, &self.options)?)
     }
 
     /// Listens at a Unix socket of its own.

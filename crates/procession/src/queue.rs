@@ -96,17 +96,9 @@ impl<T> Queue<T> {
     /// # Errors
     ///
     /// Descriptors (a queue has four) or memory are lacking.
+    #[doc(alias = "unbounded")]
     pub fn new() -> io::Result<Self> {
         Ok(Self { queue: channel::Queue::create_with_courier(None)?, of: PhantomData })
-    }
-
-    /// As [`new`](Self::new).
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new).
-    pub fn unbounded() -> io::Result<Self> {
-        Self::new()
     }
 
     /// A queue for at most so many values. Putting one more waits until one is got.

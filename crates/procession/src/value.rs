@@ -10,7 +10,7 @@ use crate::sync::{Common, Handed, Lock, LockGuard, PlainData, Recovered};
 /// A value that processes have in common, with a lock.
 ///
 /// Each access takes the lock. A process that dies in the midst of one leaves the value of before, so the others
-/// simply go on; who wants to hear of the death uses [`lock`](Self::lock).
+/// simply go on; who wants to hear of the death uses [`acquire`](Self::acquire).
 ///
 /// ```
 /// use procession::{Process, Value};
@@ -90,7 +90,9 @@ impl<T: PlainData> Value<T> {
     /// # Errors
     ///
     /// [`Recovered`], with the guard in it, if a process died that held it.
-    pub fn lock(&self) -> Result<LockGuard<'_, T>, Recovered<LockGuard<'_, T>>> {
+    #[doc(alias = "get_lock")]
+    #[doc(alias = "lock")]
+    pub fn acquire(&self) -> Result<LockGuard<'_, T>, Recovered<LockGuard<'_, T>>> {
         self.0.acquire()
     }
 
@@ -101,7 +103,7 @@ impl<T: PlainData> Value<T> {
 
     fn held(&self) -> LockGuard<'_, T> {
         // The value is whole, whoever died.
-        self.lock().unwrap_or_else(Recovered::into_inner)
+        self.acquire().unwrap_or_else(Recovered::into_inner)
     }
 }
 

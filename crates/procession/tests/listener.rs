@@ -64,8 +64,8 @@ fn clients_of_each_kind() {
     let name = format!("procession-face-{}", std::process::id());
     let listeners: [Listener<u32, String>; 3] = [
         Listener::private().unwrap(),
-        Listener::bind(&Address::abstract_name(name)).unwrap(),
-        Listener::bind(&Address::tcp("localhost", 0)).unwrap(),
+        Listener::bind(Address::abstract_name(name)).unwrap(),
+        Listener::bind(Address::tcp("localhost", 0)).unwrap(),
     ];
     for listener in listeners {
         let child = Process::spawn(client, (listener.address().clone(),)).unwrap();
@@ -81,8 +81,7 @@ fn clients_of_each_kind() {
 #[test]
 fn descriptors_go_to_local_clients_only() {
     for (address, local) in [(None, true), (Some(Address::tcp("localhost", 0)), false)] {
-        let listener: Listener<Handle<OwnedFd>, ()> =
-            address.map_or_else(Listener::private, |address| Listener::bind(&address)).unwrap();
+        let listener: Listener<Handle<OwnedFd>, ()> = address.map_or_else(Listener::private, Listener::bind).unwrap();
         let there = listener.address().clone();
         let client = thread::spawn(|| Client::new(there).connect::<(), Handle<OwnedFd>>().unwrap());
         let connection = listener.accept().unwrap();

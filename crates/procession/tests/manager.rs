@@ -36,7 +36,7 @@ fn a_dictionary_is_shared() {
         dict.update((2..5).map(|n| (n.to_string(), vec![n]))).unwrap();
     }
     let manager = manager();
-    let dict = manager.dict::<String, Vec<u32>>().unwrap();
+    let dict = manager.dict::<String, Vec<u32>>([]).unwrap();
     assert!(dict.is_empty().unwrap());
     dict.set("one".into(), vec![1]).unwrap();
     Process::spawn(other, (dict.clone(),)).unwrap().join().unwrap();
@@ -58,12 +58,16 @@ fn a_dictionary_is_shared() {
 #[test]
 fn keys_of_all_kinds_are_found() {
     let manager = manager();
-    let numbers = manager.dict::<(i64, Option<char>), f64>().unwrap();
+    let numbers = manager.dict::<(i64, Option<char>), f64>([]).unwrap();
     numbers.set((1, Some('x')), 0.5).unwrap();
     numbers.set((-1, None), 1.5).unwrap();
     assert_eq!(numbers.get(&(1, Some('x'))).unwrap(), Some(0.5));
     assert_eq!(numbers.get(&(1, None)).unwrap(), None);
-    let empty = manager.dict::<Vec<u8>, ()>().unwrap();
+    let filled = manager.dict(["b", "a", "b"].map(String::from).into_iter().zip(1..)).unwrap();
+    assert_eq!(filled.items().unwrap(), [("b".to_owned(), 3), ("a".to_owned(), 2)]);
+    let nested = manager.dict([((), filled)]).unwrap();
+    assert_eq!(nested.get(&()).unwrap().unwrap().len().unwrap(), 2);
+    let empty = manager.dict::<Vec<u8>, ()>([]).unwrap();
     empty.set(Vec::new(), ()).unwrap();
     assert_eq!(empty.get(&[][..]).unwrap(), Some(()));
     let large = vec![3; 3_000_000];
@@ -250,7 +254,7 @@ fn a_lock_excludes() {
     assert_eq!(value.get().unwrap(), 150);
     let guard = lock.acquire().unwrap();
     assert!(lock.acquire_timeout(TICK).unwrap().is_none());
-    assert!(lock.locked().unwrap());
+    assert!(lock.is_locked().unwrap());
     // Any process may release it.
     Process::spawn(releases, (lock.clone(),)).unwrap().join().unwrap();
     refused(guard.release(), Refusal::NotHeld);
@@ -271,7 +275,7 @@ fn an_rlock_belongs_to_a_thread() {
     drop(outer);
     assert!(!Process::spawn(tries, (lock.clone(),)).unwrap().join().unwrap());
     drop(inner);
-    assert!(!lock.locked().unwrap());
+    assert!(!lock.is_locked().unwrap());
     refused(lock.release(), Refusal::NotHeld);
 }
 
@@ -392,7 +396,7 @@ fn proxies_go_into_other_objects() {
         table.get("numbers").unwrap().unwrap().push(2).unwrap();
     }
     let manager = manager();
-    let table: Table = manager.dict().unwrap();
+    let table: Table = manager.dict([]).unwrap();
     table.set("numbers".into(), manager.list([1]).unwrap()).unwrap();
     has(&manager, 2);
     Process::spawn(adds, (table.clone(),)).unwrap().join().unwrap();
@@ -406,7 +410,7 @@ fn proxies_go_into_other_objects() {
     // In a key, a queue, a value; and freed with what they are in.
     let queue = manager.queue::<(u8, Vec<EventProxy>)>(0).unwrap();
     queue.put((1, vec![manager.event().unwrap(), manager.event().unwrap()])).unwrap();
-    let keyed = manager.dict::<LockProxy, u8>().unwrap();
+    let keyed = manager.dict::<LockProxy, u8>([]).unwrap();
     let lock = manager.lock().unwrap();
     keyed.set(lock.clone(), 1).unwrap();
     assert_eq!(keyed.get(&lock).unwrap(), Some(1));
@@ -438,7 +442,7 @@ fn a_proxy_may_be_dropped_when_it_was_sent() {
     assert_eq!(child.join().unwrap(), [1, 2]);
     has(&manager, 0);
     // It comes back from a process that has ended since.
-    let dict = Process::spawn(makes, (manager.dict().unwrap(),)).unwrap().join().unwrap();
+    let dict = Process::spawn(makes, (manager.dict([]).unwrap(),)).unwrap().join().unwrap();
     assert_eq!(dict.get(&1).unwrap(), Some(2));
     has(&manager, 1);
     assert_eq!(dict, dict.clone());
@@ -512,7 +516,7 @@ fn a_forked_child_uses_what_it_inherits() {
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert_eq!(status, 0);
     assert_eq!(list.len().unwrap(), 101);
-    assert!(lock.locked().unwrap());
+    assert!(lock.is_locked().unwrap());
     guard.release().unwrap();
 }
 
@@ -557,7 +561,7 @@ fn a_proxy_without_its_key_needs_a_connection_first() {
     fn without_key(sent: Vec<u8>, address: String) -> Vec<u32> {
         // As it comes from another machine.
         assert!(postcard::from_bytes::<ListProxy<u32>>(&sent).is_err());
-        let _manager = Manager::connect(&address.parse().unwrap(), "a secret").unwrap();
+        let _manager = Manager::connect(address.parse::<Address>().unwrap(), "a secret").unwrap();
         postcard::from_bytes::<ListProxy<u32>>(&sent).unwrap().to_vec().unwrap()
     }
     let manager = Manager::builder().address(("127.0.0.1", 0)).authkey("a secret").start().unwrap();

@@ -107,7 +107,7 @@ fn clients_killed_at_any_moment_leave_the_manager_whole() {
         }
     }
     let manager = manager();
-    let (dict, queue, lock) = (manager.dict().unwrap(), manager.queue(0).unwrap(), manager.lock().unwrap());
+    let (dict, queue, lock) = (manager.dict([]).unwrap(), manager.queue(0).unwrap(), manager.lock().unwrap());
     for round in 0..10 {
         let children: Vec<_> =
             (0..2).map(|_| Process::spawn(busy, (dict.clone(), queue.clone(), lock.clone())).unwrap()).collect();

@@ -51,7 +51,7 @@ impl Subscriber for Log {
 #[test]
 fn a_recovery_is_an_event() {
     fn hold(lock: Lock<u32>, array: Array<u32>, holds: Event) {
-        let _held = (lock.acquire().unwrap(), array.lock().unwrap());
+        let _held = (lock.acquire().unwrap(), array.acquire().unwrap());
         wait_for_the_end(&holds)
     }
     let (lock, array, holds) = (Lock::new(0).unwrap(), Array::zeroed(1).unwrap(), Event::new().unwrap());

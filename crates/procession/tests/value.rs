@@ -51,13 +51,13 @@ fn a_value_survives_whoever_changes_it() {
     assert_eq!(value.peek(), [4; 300]);
     let dead = kill(child);
     assert_eq!(value.get(), [4; 300]);
-    assert!(value.lock().is_ok());
+    assert!(value.acquire().is_ok());
 
     let child = start(change, (value.clone(), Event::new().unwrap()));
     until(|| value.as_lock().is_locked());
     let second = kill(child);
     assert_ne!(dead, second);
-    assert_eq!(value.lock().unwrap_err().owner(), second);
+    assert_eq!(value.acquire().unwrap_err().owner(), second);
     value.set([5; 300]);
     assert_eq!(value.replace([6; 300]), [5; 300]);
 }
@@ -95,7 +95,7 @@ fn processes_fill_an_array_of_their_own_segment() {
 fn what_is_done_under_the_lock_of_an_array_belongs_together() {
     fn transfer(accounts: Array<i64>) {
         for round in 0..500 {
-            let accounts = accounts.lock().unwrap();
+            let accounts = accounts.acquire().unwrap();
             let (from, to) = (round % accounts.len(), round * 7 % accounts.len());
             accounts.set(from, accounts.get(from).unwrap() - 1).unwrap();
             accounts.set(to, accounts.get(to).unwrap() + 1).unwrap();
@@ -116,7 +116,7 @@ fn what_is_done_under_the_lock_of_an_array_belongs_together() {
 #[test]
 fn the_death_of_an_arrays_holder_is_not_lost() {
     fn change(array: Array<u16>, changes: Event) {
-        let held = array.lock().unwrap_or_else(Recovered::into_inner);
+        let held = array.acquire().unwrap_or_else(Recovered::into_inner);
         held.set(0, 1).unwrap();
         wait_for_the_end(&changes)
     }
@@ -125,21 +125,21 @@ fn the_death_of_an_arrays_holder_is_not_lost() {
         let changes = Event::new().unwrap();
         let child = start(change, (array.clone(), changes.clone()));
         changes.wait();
-        assert!(matches!(array.try_lock(), Err(TryAcquireError::WouldBlock)));
+        assert!(matches!(array.try_acquire(), Err(TryAcquireError::WouldBlock)));
         kill(child)
     };
     let dead = killed_in_a_change();
     assert_eq!(array.get(0), Ok(1));
     assert_eq!(array.to_vec(), [1, 0]);
-    assert_eq!(array.lock().unwrap_err().owner(), dead);
-    assert!(array.lock().is_ok());
+    assert_eq!(array.acquire().unwrap_err().owner(), dead);
+    assert!(array.acquire().is_ok());
 
     let dead = killed_in_a_change();
-    match array.lock_timeout(LONG) {
+    match array.acquire_timeout(LONG) {
         Err(AcquireTimeoutError::Recovered(told)) => assert_eq!(told.owner(), dead),
         other => panic!("{other:?}"),
     }
-    assert!(array.try_lock().is_ok());
+    assert!(array.try_acquire().is_ok());
 }
 
 #[test]

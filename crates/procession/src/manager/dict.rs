@@ -10,7 +10,7 @@ use procession_core::manager::{Caller, Failure, Object};
 
 use super::{
     Manager, ManagerError,
-    reference::{Reference, proxy},
+    reference::{Reference, encode, proxy},
     wire::{Reader, Stored, Writer},
 };
 use crate::Message;
@@ -73,9 +73,28 @@ impl Items {
     }
 }
 
+/// Keys with their values, and nothing after them.
+fn pairs(arguments: &mut Reader<'_>, caller: &Caller<'_>) -> Result<Vec<(Stored, Stored)>, Failure> {
+    let mut pairs = Vec::new();
+    for _ in 0..arguments.index()? {
+        pairs.push((arguments.value()?.keep(caller)?, arguments.value()?.keep(caller)?));
+    }
+    arguments.end()?;
+    Ok(pairs)
+}
+
 impl Dict {
-    pub(super) fn new(type_name: &'static str) -> Self {
-        Self { type_name, items: Mutex::default() }
+    pub(super) fn namespace() -> Self {
+        Self { type_name: "Namespace", items: Mutex::default() }
+    }
+
+    /// A dictionary with the items that the arguments are.
+    pub(super) fn with_items(arguments: &[u8], caller: &Caller<'_>) -> Result<Self, Failure> {
+        let mut items = Items::default();
+        for (key, value) in pairs(&mut Reader(arguments), caller)? {
+            items.insert(key, value);
+        }
+        Ok(Self { type_name: "dict", items: Mutex::new(items) })
     }
 }
 
@@ -113,13 +132,8 @@ impl Object for Dict {
                 }
             }
             "update" => {
-                let count = arguments.index()?;
                 // All or nothing: what is wrong is found out before the first is put in.
-                let mut new = Vec::new();
-                for _ in 0..count {
-                    new.push((arguments.value()?.keep(caller)?, arguments.value()?.keep(caller)?));
-                }
-                arguments.end()?;
+                let new = pairs(arguments, caller)?;
                 let old: Vec<_> = new.into_iter().map(|(key, value)| items.insert(key, value)).collect();
                 drop(items);
                 drop(old);
@@ -172,7 +186,7 @@ proxy! {
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     procession::init();
     ///     let manager = Manager::new()?;
-    ///     let ages = manager.dict::<String, u32>()?;
+    ///     let ages = manager.dict::<String, u32>([])?;
     ///     ages.set("Ada".into(), 36)?;
     ///     assert_eq!(ages.insert("Ada".into(), 37)?, Some(36));
     ///     assert_eq!(ages.get("Ada")?, Some(37));
@@ -186,13 +200,36 @@ proxy! {
 }
 
 impl Manager {
-    /// Makes an empty dictionary.
+    /// Makes a dictionary, with items if there are any to begin with. Of two with the same key the later one stays.
+    ///
+    /// ```
+    /// use procession::Manager;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     procession::init();
+    ///     let manager = Manager::new()?;
+    ///     let ages = manager.dict([("Ada".to_string(), 36), ("Bob".to_string(), 5)])?;
+    ///     assert_eq!(ages.get("Bob")?, Some(5));
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
     /// As every call: see [`ManagerError`].
-    pub fn dict<K: Message, V: Message>(&self) -> Result<DictProxy<K, V>, ManagerError> {
-        self.make("dict", &Writer::default()).map(DictProxy::new)
+    pub fn dict<K: Message, V: Message>(
+        &self,
+        items: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<DictProxy<K, V>, ManagerError> {
+        // Kept until the call is made: they may be proxies that are the last of their objects.
+        let items: Vec<_> = items.into_iter().collect();
+        let mut arguments = Writer::default();
+        arguments.number(items.len() as u64);
+        for (key, value) in &items {
+            encode(self.server(), key, &mut arguments)?;
+            encode(self.server(), value, &mut arguments)?;
+        }
+        self.make("dict", &arguments).map(DictProxy::new)
     }
 }
 
@@ -242,7 +279,7 @@ impl<K: Message, V: Message> DictProxy<K, V> {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # procession::init();
     /// # let manager = procession::Manager::new()?;
-    /// let squares = manager.dict::<u32, u32>()?;
+    /// let squares = manager.dict::<u32, u32>([])?;
     /// squares.update((0..10).map(|n| (n, n * n)))?;
     /// assert_eq!(squares.len()?, 10);
     /// # Ok(())

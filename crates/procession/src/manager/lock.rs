@@ -181,7 +181,7 @@ proxy! {
     ///     let outer = lock.acquire()?;
     ///     let inner = lock.acquire()?;
     ///     drop((inner, outer));
-    ///     assert!(!lock.locked()?);
+    ///     assert!(!lock.is_locked()?);
     ///     Ok(())
     /// }
     /// ```
@@ -294,7 +294,8 @@ macro_rules! lock {
             }
 
             /// Whether somebody holds it.
-            pub fn locked(&self) -> Result<bool, ManagerError> {
+            #[doc(alias = "locked")]
+            pub fn is_locked(&self) -> Result<bool, ManagerError> {
                 self.reference.ask_flag("locked", &Writer::default())
             }
         }

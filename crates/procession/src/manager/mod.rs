@@ -17,7 +17,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     procession::init();
 //!     let manager = Manager::new()?;
-//!     let counts = manager.dict()?;
+//!     let counts = manager.dict([])?;
 //!     Process::spawn(count_words, (counts.clone(), "to be or not to be".into()))?.join()?;
 //!     assert_eq!(counts.get("be")?, Some(2));
 //!     Ok(())
@@ -38,6 +38,11 @@
 //!
 //! The manager's key goes with a proxy only to processes on the same machine. A process of another machine has to
 //! [connect](Manager::connect) first.
+//!
+//! Where a lock, semaphore or queue in shared memory returns an error because it would have to wait, or timed out, a proxy returns
+//! `Ok(None)` or `Ok(false)`: its [`ManagerError`] means that the manager can't be asked, so that `?` can pass it on,
+//! and that an object was busy is an answer. (Putting gives the item back, and a barrier that timed out is broken: these
+//! are errors here too.)
 //!
 //! # Death
 //!
@@ -155,8 +160,8 @@ impl Manager {
     /// # Errors
     ///
     /// [`ManagerError::Unreachable`], [`ManagerError::Authkey`], [`ManagerError::Protocol`].
-    pub fn connect(address: &Address, authkey: impl AsRef<[u8]>) -> Result<Self, ManagerError> {
-        Ok(Self { peer: Peer::connect(address, authkey.as_ref())?, helper: None })
+    pub fn connect(address: impl Into<Address>, authkey: impl AsRef<[u8]>) -> Result<Self, ManagerError> {
+        Ok(Self { peer: Peer::connect(&address.into(), authkey.as_ref())?, helper: None })
     }
 
     /// Where its server is. If it was told to listen at port 0, this has the real one.

@@ -40,8 +40,8 @@ impl Registry {
     pub(super) fn new(home: Home) -> Self {
         let mut registry = Self { home, types: BTreeMap::new() };
         let standard: [(_, Make); 14] = [
-            ("dict", |_, _, _| made(Dict::new("dict"))),
-            ("Namespace", |_, _, _| made(Dict::new("Namespace"))),
+            ("dict", |_, arguments, caller| made(Dict::with_items(arguments, caller)?)),
+            ("Namespace", |_, _, _| made(Dict::namespace())),
             ("list", |_, arguments, caller| made(List::new(false, arguments, caller)?)),
             ("Array", |_, arguments, caller| made(List::new(true, arguments, caller)?)),
             ("Value", |_, arguments, caller| made(Value::new(arguments, caller)?)),

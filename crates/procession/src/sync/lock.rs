@@ -173,6 +173,7 @@ impl<T: PlainData> Lock<T> {
     }
 
     /// Whether somebody holds the lock, as of now.
+    #[doc(alias = "locked")]
     pub fn is_locked(&self) -> bool {
         self.state.lock.owner().is_some()
     }

@@ -98,6 +98,7 @@ impl RLock {
     }
 
     /// Whether somebody holds the lock, as of now.
+    #[doc(alias = "locked")]
     pub fn is_locked(&self) -> bool {
         self.0.owner().is_some()
     }

@@ -221,7 +221,7 @@ fn a_value_is_used_under_its_lock() {
     let other = pass(&value);
     other.set(6);
     assert_eq!((value.replace(7), value.update(|value| *value + 1), value.get()), (6, 8, 7));
-    let guard = value.lock().unwrap();
+    let guard = value.acquire().unwrap();
     assert_eq!(other.peek(), 7);
     assert!(other.as_lock().try_acquire().is_err());
     drop(guard);
