@@ -32,6 +32,9 @@ use crate::{
     message,
 };
 
+/// How long a proxy that arrives waits for the manager: who gets a message must not be kept by a server that is stopped.
+const ARRIVAL: Duration = Duration::from_secs(1);
+
 /// A reference to an object. Cloning it costs nothing; the server counts one for each process.
 #[derive(Clone)]
 pub(super) struct Reference(Arc<Inner>);
@@ -318,8 +321,9 @@ impl<'de> Deserialize<'de> for Reference {
                 let address: Address = address.parse().map_err(|_| failed(format!("no address: {address:?}")))?;
                 let peer = Peer::of(ServerId(server), &address, key.as_deref())
                     .ok_or_else(|| failed(ManagerError::NoAuthkey(address.to_string()).to_string()))?;
-                // A process that is given a proxy has to come up even if the manager is gone: the first call tells.
-                let held = peer.client.claim(object, loan, &mut Wait::forever()).is_ok();
+                // A process that is given a proxy has to come up even if the manager is gone or does not answer: the first
+                // call gets a reference, or tells. (If the claim is done late, this process has one too many, until it ends.)
+                let held = peer.client.claim(object, loan, &mut Wait::timeout(ARRIVAL)).is_ok();
                 Ok(Self::new(peer, object, held))
             }
         }
