@@ -108,16 +108,31 @@ fn server() -> MutexGuard<'static, Option<Arc<Server>>> {
 
 /// The server of this process, which is started if there is none.
 fn running() -> Result<Arc<Server>, StartError> {
+    let mut before = None;
+    let result = running_after(&mut before);
+    // Logging is others' code: the server is not locked any more.
+    #[cfg(feature = "tracing")]
+    {
+        if let Some(before) = &before {
+            tracing::warn!(pid = before.process.pid(), exit = ?before.process.exit(), "the fork server has ended");
+        }
+        if let Ok((running, true)) = &result {
+            tracing::debug!(pid = running.process.pid(), "a fork server was started");
+        }
+    }
+    result.map(|(running, _)| running)
+}
+
+/// The server of this process, and whether it was started just now; in `before`, one that was found to have ended.
+fn running_after(before: &mut Option<Arc<Server>>) -> Result<(Arc<Server>, bool), StartError> {
     let mut server = server();
     if let Some(running) = server.as_ref().filter(|server| !server.process.sentinel.has_ended()) {
-        return Ok(Arc::clone(running));
+        return Ok((Arc::clone(running), false));
     }
-    let before = server.take();
+    *before = server.take();
     if let Some(before) = before {
         // Reaped. Those who wait for its children find out by themselves.
         before.process.exit()?;
-        #[cfg(feature = "tracing")]
-        tracing::warn!(pid = before.process.pid(), exit = ?before.process.exit(), "the fork server has ended");
     }
     let (control, servers) = process::message_sockets()?;
     let preload = PRELOAD.get().map(|preload| Code::of(*preload as *const ())).transpose()?;
@@ -139,11 +154,9 @@ fn running() -> Result<Arc<Server>, StartError> {
             method: StartMethod::Spawn,
         })
     })?;
-    #[cfg(feature = "tracing")]
-    tracing::debug!(pid = process.pid(), "a fork server was started");
     let running = Arc::new(Server { control, process });
     *server = Some(Arc::clone(&running));
-    Ok(running)
+    Ok((running, true))
 }
 
 /// How often a server may end with a request in its hands. Twice in a row is no accident.

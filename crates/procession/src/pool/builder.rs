@@ -144,8 +144,8 @@ impl PoolBuilder {
             settings: Settings { daemon: true, ..Settings::default() },
             method: self.method.unwrap_or_else(start_method),
             most: self.most,
-            initializer: self.initializer.transpose()?,
         };
-        Ok(Pool { crew: Crew::assemble(workers, self.limit, recipe)? })
+        let initializer = self.initializer.transpose()?;
+        Ok(Pool { crew: Crew::assemble(workers, self.limit, recipe, initializer)? })
     }
 }

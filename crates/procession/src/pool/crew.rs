@@ -53,6 +53,8 @@ pub(super) struct Crew {
     /// The functions that were sent, by the addresses of their `Run`.
     definitions: Mutex<HashMap<usize, Definition>>,
     staff: Mutex<Staff>,
+    /// Locked by nobody but [`fill`](Self::fill), which only one thread is in: its code is the user's.
+    initializer: Mutex<Option<Initializer>>,
     /// By the numbers of jobs.
     interests: Mutex<HashMap<u64, Interest>>,
     attendant: Mutex<Attendant>,
@@ -92,7 +94,6 @@ pub(super) struct Recipe {
     pub(super) settings: Settings,
     pub(super) method: StartMethod,
     pub(super) most: Option<u64>,
-    pub(super) initializer: Option<Initializer>,
 }
 
 /// What workers run first: the code, and what encodes its arguments for each of them.
@@ -101,8 +102,8 @@ pub(super) struct Initializer {
     pub(super) arguments: Box<dyn Fn() -> EncodedArguments + Send>,
 }
 
-/// Bytes and descriptors.
-pub(super) type EncodedArguments = Result<(Vec<u8>, Vec<OwnedFd>), EncodeError>;
+type BytesAndDescriptors = (Vec<u8>, Vec<OwnedFd>);
+pub(super) type EncodedArguments = Result<BytesAndDescriptors, EncodeError>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,7 +111,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Crew {
     /// Starts the workers, and the thread that attends to them.
-    pub(super) fn assemble(places: usize, limit: Option<Duration>, recipe: Recipe) -> Result<Arc<Self>, PoolError> {
+    pub(super) fn assemble(
+        places: usize,
+        limit: Option<Duration>,
+        recipe: Recipe,
+        initializer: Option<Initializer>,
+    ) -> Result<Arc<Self>, PoolError> {
         let engine = Engine::create_with_couriers(places)?;
         if let Some(limit) = limit {
             engine.limit(limit);
@@ -122,6 +128,7 @@ impl Crew {
             limit,
             definitions: Mutex::default(),
             staff: Mutex::new(Staff { workers: BTreeMap::new(), recipe }),
+            initializer: Mutex::new(initializer),
             interests: Mutex::default(),
             attendant: Mutex::default(),
             attendant_ended: Condvar::new(),
@@ -141,19 +148,39 @@ impl Crew {
 
     /// Starts workers until there are as many as there should be. If one can't be started, tells what to do, and why.
     fn fill(&self) -> Result<(), (Reaction, PoolError)> {
-        let mut staff = lock(&self.staff);
-        while staff.workers.len() < self.places {
+        while lock(&self.staff).workers.len() < self.places {
             let Some(slot) = self.engine.hire().map_err(|error| (Reaction::Replace, error.into()))? else {
                 break;
             };
-            match staff.start(&self.engine, slot) {
-                Ok(launched) => drop(staff.workers.insert(slot, Worker { launched, overdue: false })),
-                Err(error) => {
-                    let end = End::NotStarted(error.to_string());
-                    return Err((self.engine.retire(slot, &end.to_bytes()), error));
-                }
+            if let Err(error) = self.start(slot) {
+                let end = End::NotStarted(error.to_string());
+                return Err((self.engine.retire(slot, &end.to_bytes()), error));
             }
         }
+        Ok(())
+    }
+
+    /// Starts the worker of a place, unless the pool is terminated.
+    fn start(&self, slot: usize) -> Result<(), PoolError> {
+        // The user's code, which may ask for the workers: not while `staff` is locked.
+        let initializer = match &*lock(&self.initializer) {
+            Some(Initializer { code, arguments }) => Some((*code, arguments()?)),
+            None => None,
+        };
+        let mut staff = lock(&self.staff);
+        if self.engine.is_terminated() {
+            // Nobody would end this one.
+            drop(staff);
+            self.engine.retire(slot, &[]);
+            return Ok(());
+        }
+        let launched = staff.start(&self.engine, slot, initializer)?;
+        #[cfg(feature = "tracing")]
+        let (pid, name) = (launched.pid(), launched.name.clone());
+        staff.workers.insert(slot, Worker { launched, overdue: false });
+        drop(staff);
+        #[cfg(feature = "tracing")]
+        tracing::debug!(pid, name, "a worker of a pool was started");
         Ok(())
     }
 
@@ -354,14 +381,18 @@ fn reap(launched: &Launched) -> Exit {
 
 impl Staff {
     /// Starts the worker of a place, and has the engine watch over it.
-    fn start(&mut self, engine: &Engine, slot: usize) -> Result<Launched, PoolError> {
-        let Recipe { name, started, settings, method, most, initializer } = &mut self.recipe;
+    fn start(
+        &mut self,
+        engine: &Engine,
+        slot: usize,
+        initializer: Option<(Code, BytesAndDescriptors)>,
+    ) -> Result<Launched, PoolError> {
+        let Recipe { name, started, settings, method, most } = &mut self.recipe;
         let port = engine.descriptors().into_iter().chain(engine.couriers().into_iter().flatten());
         let mut descriptors = port.map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
         let mut orders = Orders { slot, most: *most, initializer: None };
-        if let Some(Initializer { code, arguments }) = initializer {
-            let (bytes, lent) = arguments()?;
-            orders.initializer = Some((*code, bytes));
+        if let Some((code, (bytes, lent))) = initializer {
+            orders.initializer = Some((code, bytes));
             descriptors.extend(lent);
         }
         let payload = postcard::to_allocvec(&orders).map_err(EncodeError::from)?;
@@ -372,8 +403,6 @@ impl Staff {
         let launched = interrupts::blocked_while(|| {
             launch(Launch { entry, payload: &payload, descriptors, settings, method: *method })
         })?;
-        #[cfg(feature = "tracing")]
-        tracing::debug!(pid = launched.pid(), name = launched.name, "a worker of a pool was started");
         if let Err(error) = engine.watch(slot, launched.sentinel.as_fd()) {
             let _ = launched.sentinel.send_signal(libc::SIGKILL);
             reap(&launched);
