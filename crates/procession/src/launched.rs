@@ -107,7 +107,7 @@ impl Launched {
     }
 
     /// Whether it is known how the process, which has ended, did so: its own end may take a moment to get to the fork
-    /// server. Its socket becomes readable then.
+    /// server. Its socket becomes readable then, or that of the server if this has ended as well.
     #[cfg(feature = "tokio")]
     pub(crate) fn knows_its_end(&self) -> io::Result<bool> {
         let Some(server) = &self.server else { return Ok(true) };
@@ -116,6 +116,12 @@ impl Launched {
         let gone =
             || procession_core::process::wait_readable(server.control(), &mut Wait::timeout(Duration::ZERO)).is_ok();
         Ok(heard.exit.is_some() || gone())
+    }
+
+    /// Readable when the fork server that has to be asked has ended, if there is one.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn server_control(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.server.as_ref().map(|server| server.control())
     }
 
     /// What the process, which has ended, told. It is given out once.

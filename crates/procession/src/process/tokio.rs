@@ -1,10 +1,11 @@
 //! Awaiting children.
 
 use std::{
-    future::{Future, IntoFuture},
+    future::{self, Future, IntoFuture},
     io,
-    os::fd::AsFd,
-    pin::Pin,
+    os::fd::{AsFd, BorrowedFd},
+    pin::{Pin, pin},
+    task::Poll,
 };
 
 use procession_core::process::Exit;
@@ -16,13 +17,26 @@ use crate::{Message, asynchronous, launched::Launched};
 async fn ended(launched: &Launched) -> io::Result<()> {
     readable(launched.sentinel.as_fd()).await?;
     while !launched.knows_its_end()? {
-        readable(launched.socket.as_fd()).await?;
+        // If the fork server ends without having told, nothing may ever come: a process that the child has left behind
+        // may hold its socket open.
+        let mut told = pin!(readable(launched.socket.as_fd()));
+        let mut gone = pin!(async {
+            match launched.server_control() {
+                Some(control) => readable(control).await,
+                None => future::pending().await,
+            }
+        });
+        future::poll_fn(|context| match told.as_mut().poll(context) {
+            Poll::Pending => gone.as_mut().poll(context),
+            ready @ Poll::Ready(_) => ready,
+        })
+        .await?;
     }
     Ok(())
 }
 
 /// Waits until a descriptor is readable.
-async fn readable(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+async fn readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     // The runtime takes each descriptor once, and several may wait for one child.
     asynchronous::readable(fd.try_clone_to_owned()?)?.readable().await.map(drop)
 }
