@@ -259,7 +259,8 @@ impl<T: Message> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put), for the first value that was not put. It is in the error, with all that were to follow.
+    /// As [`put`](Self::put), for the first value that was not put. It is in the error, with those that had been taken from
+    /// the iterator by then. What the iterator has not given out stays there: hand over [`by_ref`](Iterator::by_ref) of one to go on with it.
     pub fn put_many(&self, values: impl IntoIterator<Item = T>) -> Result<(), PutManyError<T>> {
         let mut values = values.into_iter().fuse();
         let mut batch = Batch::default();
@@ -272,8 +273,8 @@ impl<T: Message> Queue<T> {
             }
             let count = if is_buffer::<T>() { gathered.len() } else { batch.len() };
             if let Err((put, reason)) = self.put_gathered(&gathered[..count], &batch) {
-                let left = gathered.into_iter().skip(put).chain(values).collect();
-                return Err(PutManyError::new(left, reason));
+                gathered.drain(..put);
+                return Err(PutManyError::new(gathered, reason));
             }
             let rest = gathered.split_off(count);
             gathered = rest;
@@ -283,7 +284,7 @@ impl<T: Message> Queue<T> {
                 Some(Stop::Alone) => self.put_ref(&gathered[0]).err(),
             };
             if let Some(reason) = failed {
-                return Err(PutManyError::new(gathered.into_iter().chain(values).collect(), reason));
+                return Err(PutManyError::new(gathered, reason));
             }
             gathered.remove(0);
         }

@@ -292,8 +292,11 @@ fn what_cannot_be_sent_is_given_back() {
     assert_eq!(error.into_inner(), Picky(13));
     assert_eq!(queue.try_put(Picky(13)).unwrap_err().into_inner(), Picky(13));
     assert_eq!(queue.put_timeout(Picky(13), SOON).unwrap_err().into_inner(), Picky(13));
-    let error = queue.put_many((10..16).map(Picky)).unwrap_err();
-    assert_eq!(error.into_inner(), [13, 14, 15].map(Picky));
+    // However many are to follow, they stay where they are.
+    let mut endless = (10..).map(Picky);
+    let error = queue.put_many(endless.by_ref()).unwrap_err();
+    assert_eq!(error.into_inner(), [Picky(13)]);
+    assert_eq!(endless.next(), Some(Picky(14)));
     assert_eq!(queue.get_many(9).unwrap(), [10, 11, 12].map(Picky));
 }
 

@@ -126,7 +126,7 @@ impl<T> fmt::Debug for PutTimeoutError<T> {
     }
 }
 
-/// Not all values were put. Those that were not are [given back](Self::into_inner).
+/// Not all values were put. Those that were taken from the iterator and not put are [given back](Self::into_inner).
 #[derive(Error)]
 #[error("{reason}")]
 pub struct PutManyError<T> {
@@ -140,7 +140,7 @@ impl<T> PutManyError<T> {
         Self { values, reason }
     }
 
-    /// The values that were not put, the one that failed first, in order.
+    /// The values that were taken from the iterator and not put, the one that failed first, in order.
     pub fn into_inner(self) -> Vec<T> {
         self.values
     }
