@@ -10,7 +10,12 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use rustix::{buffer::spare_capacity, event::epoll, io::Errno};
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+    io::Errno,
+    process::{Pid, WaitId, WaitIdOptions, waitid},
+};
 
 use super::{
     Exit, Forked, Parcel, Sentinel, fork,
@@ -91,7 +96,12 @@ pub struct ForkServer {
     epoll: OwnedFd,
     /// By the number of the pidfd: the child, and the socket to tell its end on.
     children: HashMap<RawFd, (Sentinel, OwnedFd)>,
+    /// Those that there was no descriptor left for, by pid: looked after now and then.
+    unwatched: Vec<(u32, OwnedFd)>,
 }
+
+/// How often to look whether a child has ended that can't be watched.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 impl ForkServer {
     /// A server that takes requests from a control socket.
@@ -101,7 +111,7 @@ impl ForkServer {
     /// No descriptor is left.
     pub fn new(control: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let server = Self { control, epoll, children: HashMap::new() };
+        let server = Self { control, epoll, children: HashMap::new(), unwatched: Vec::new() };
         server.watch(server.control.as_fd())?;
         Ok(server)
     }
@@ -124,10 +134,12 @@ impl ForkServer {
     pub unsafe fn serve(mut self) -> io::Result<Option<OwnedFd>> {
         let mut events = Vec::with_capacity(16);
         loop {
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+            let pause = (!self.unwatched.is_empty()).then_some(&PAUSE);
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), pause) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.look_after_unwatched();
             for event in events.drain(..) {
                 let fd = event.data.u64() as RawFd;
                 if fd != self.control.as_raw_fd() {
@@ -161,10 +173,27 @@ impl ForkServer {
 
     fn adopt(&mut self, pid: u32, status: OwnedFd) {
         let watched = Sentinel::open(pid).and_then(|child| self.watch(child.as_fd()).map(|()| child));
-        if let Ok(child) = watched {
-            self.children.insert(child.as_fd().as_raw_fd(), (child, status));
+        match watched {
+            Ok(child) => drop(self.children.insert(child.as_fd().as_raw_fd(), (child, status))),
+            Err(_) => self.unwatched.push((pid, status)),
         }
-        // Else no descriptor is left, and nobody will be told how it ends.
+    }
+
+    /// Reaps those that have ended, and watches the others if there are descriptors by now.
+    fn look_after_unwatched(&mut self) {
+        for (pid, status) in std::mem::take(&mut self.unwatched) {
+            let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let ended =
+                id.map_or(Ok(None), |id| waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG));
+            match ended {
+                Ok(None) => self.adopt(pid, status),
+                Ok(Some(how)) => {
+                    let signal = how.terminating_signal().map(|signal| -signal);
+                    tell(status.as_fd(), ENDED, how.exit_status().or(signal).unwrap_or(255));
+                }
+                Err(_) => tell(status.as_fd(), ENDED, 255),
+            }
+        }
     }
 
     fn ended(&mut self, pidfd: RawFd) {
@@ -205,14 +234,20 @@ mod tests {
 
     /// A server whose children wait for a byte and exit with it.
     fn server() -> (Sentinel, OwnedFd) {
+        server_with(|| {})
+    }
+
+    fn server_with(prepare: impl FnOnce()) -> (Sentinel, OwnedFd) {
         let (ours, theirs) = message_sockets().unwrap();
         // SAFETY: the child calls what a server does, which needs no other thread.
         match unsafe { fork() }.unwrap() {
             Forked::Parent(pid) => (Sentinel::open(pid).unwrap(), ours),
             Forked::Child => {
                 drop(ours);
+                let server = ForkServer::new(theirs).unwrap();
+                prepare();
                 // SAFETY: a forked process has one thread.
-                let served = unsafe { ForkServer::new(theirs).unwrap().serve() };
+                let served = unsafe { server.serve() };
                 let code = match served {
                     Ok(Some(status)) => match receive(status.as_fd(), 1, &mut Wait::forever()) {
                         Ok(Ok(received)) => received.bytes.first().map_or(1, |byte| i32::from(*byte)),
@@ -253,6 +288,25 @@ mod tests {
         assert!(answer(&second_status).is_none());
         first.send_signal(libc::SIGKILL).unwrap();
         assert!(matches!(answer(&first_status), Some(Answer::Ended(Exit::Signal(libc::SIGKILL)))));
+        drop(control);
+        server.wait(&mut Wait::forever()).unwrap();
+        assert_eq!(server.exit().unwrap(), Some(Exit::Code(0)));
+    }
+
+    #[test]
+    fn a_child_that_no_descriptor_is_left_for_is_told_of_all_the_same() {
+        // It has room for the status socket and for nothing else.
+        let (server, control) = server_with(|| {
+            let lowest = rustix::io::dup(std::io::stderr()).unwrap();
+            let most = Some(lowest.as_raw_fd() as u64 + 1);
+            let limit = rustix::process::Rlimit { current: most, maximum: most };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        });
+        let (child, status) = child(&control);
+        send(status.as_fd(), &[7], &[], &mut Wait::forever()).unwrap().unwrap();
+        child.wait(&mut Wait::forever()).unwrap();
+        assert!(matches!(answer(&status), Some(Answer::Ended(Exit::Code(7)))));
+        assert!(answer(&status).is_none());
         drop(control);
         server.wait(&mut Wait::forever()).unwrap();
         assert_eq!(server.exit().unwrap(), Some(Exit::Code(0)));
