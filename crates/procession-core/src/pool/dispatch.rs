@@ -130,6 +130,7 @@ mod tests {
     fn a_job_ends_with_its_last_outcome() {
         let mut dispatch = Dispatch::default();
         let job = dispatch.open(Order::Collected, true);
+        job.make(9);
         assert!(matches!(dispatch.seal(job.id(), 2), Change::Progress(_)));
         let task = |index| TaskId { job: job.id(), index };
         assert!(matches!(dispatch.deliver(task(1), outcome(Verdict::Done)), Change::Progress(_)));
@@ -147,6 +148,7 @@ mod tests {
     fn the_face_may_ask_later_on_to_be_told() {
         let mut dispatch = Dispatch::default();
         let job = dispatch.open(Order::Collected, false);
+        job.make(9);
         dispatch.seal(job.id(), 1);
         for _ in 0..2 {
             assert!(dispatch.notify(&job));
@@ -170,6 +172,7 @@ mod tests {
     fn a_stream_ends_when_its_length_is_known_and_reached() {
         let mut dispatch = Dispatch::default();
         let job = dispatch.open(Order::Sequence, false);
+        job.make(9);
         let first = TaskId { job: job.id(), index: 0 };
         assert!(matches!(dispatch.deliver(first, outcome(Verdict::Done)), Change::Progress(_)));
         assert!(matches!(dispatch.seal(job.id(), 1), Change::Done(_)));

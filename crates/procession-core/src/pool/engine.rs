@@ -396,6 +396,7 @@ impl Engine {
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
         let length: usize = payload.iter().map(|part| part.len()).sum();
+        job.make(index);
         let position = self.submitted.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
         let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode, position }.to_bytes();
         message::put_with(&self.tasks, &header, payload, descriptors, || {
@@ -431,6 +432,7 @@ impl Engine {
 
     /// A part of a job that never becomes a task: the face has the reason, and finds [`Verdict::Refused`] in its place.
     pub fn refuse(&self, job: &Job, index: u64) {
+        job.make(index);
         self.announce(ResultHeader { id: TaskId { job: job.id(), index }, verdict: Verdict::Refused }, &[]);
     }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use super::message::{Arrived, ResultHeader, Verdict};
@@ -71,6 +74,9 @@ pub struct Job {
     done: AtomicBool,
     /// Whether the face has done what it had to when the job was done.
     settled: AtomicBool,
+    /// All tasks that were made have a lower index. What a worker writes into the ring may be anything, and memory is
+    /// made for what is said to be missing.
+    made: AtomicU64,
     /// What those who wait for this job sleep on; changes when there is something to look at.
     word: AtomicU32,
     sleepers: AtomicU32,
@@ -128,6 +134,7 @@ impl Job {
             notify: AtomicBool::new(notify),
             done: AtomicBool::new(false),
             settled: AtomicBool::new(!notify),
+            made: AtomicU64::new(0),
             word: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
             state: Mutex::default(),
@@ -235,8 +242,18 @@ impl Job {
         drop(dropped);
     }
 
-    /// Adds an outcome; one that was heard of already is dropped. Tells whether it was new.
+    /// A task is about to be made.
+    pub(super) fn make(&self, index: u64) {
+        self.made.fetch_max(index.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Adds an outcome; one that was heard of already is dropped, and so is one of a task that was never made. Tells
+    /// whether it was new.
     pub(super) fn deliver(&self, index: u64, outcome: Outcome) -> bool {
+        // What leads from the making of a task to its outcome passes through the locks of the rings.
+        if index >= self.made.load(Ordering::Relaxed) {
+            return false;
+        }
         let mut state = self.state();
         if !state.received.insert(index) {
             return false;
@@ -331,6 +348,13 @@ mod tests {
 
     use super::*;
 
+    /// With a hundred tasks.
+    fn job(id: u64, order: Order) -> Job {
+        let job = Job::new(id, order, false);
+        job.make(99);
+        job
+    }
+
     fn outcome(verdict: Verdict, payload: u8) -> Outcome {
         let mut message = vec![0; ResultHeader::LENGTH];
         message.push(payload);
@@ -346,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_sequence_is_handed_out_by_index() {
-        let job = Job::new(1, Order::Sequence, false);
+        let job = job(1, Order::Sequence);
         assert!(job.deliver(1, outcome(Verdict::Failed, 11)));
         assert!(!job.has_next());
         assert!(matches!(job.next(), Next::Pending));
@@ -364,7 +388,7 @@ mod tests {
     #[test]
     fn an_outcome_counts_once() {
         for order in [Order::Collected, Order::Sequence, Order::Arrival] {
-            let job = Job::new(1, order, false);
+            let job = job(1, order);
             assert!(job.deliver(0, outcome(Verdict::Done, 1)));
             assert!(!job.deliver(0, outcome(Verdict::Lost, 2)));
             assert_eq!(taken(&job), Some((0, Verdict::Done, 1)));
@@ -374,8 +398,19 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_of_tasks_that_were_never_made_are_ignored() {
+        for order in [Order::Collected, Order::Sequence, Order::Arrival] {
+            let job = job(1, order);
+            for index in [100, 1 << 40, u64::MAX] {
+                assert!(!job.deliver(index, outcome(Verdict::Done, 1)));
+            }
+            assert!(matches!(job.next(), Next::Pending));
+        }
+    }
+
+    #[test]
     fn the_first_failure_stands_for_a_collected_job_when_all_are_in() {
-        let job = Job::new(1, Order::Collected, false);
+        let job = job(1, Order::Collected);
         job.seal(3);
         job.deliver(0, outcome(Verdict::Done, 0));
         job.deliver(2, outcome(Verdict::Failed, 2));
@@ -389,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_is_abandoned_keeps_nothing_and_still_ends() {
-        let job = Job::new(1, Order::Sequence, false);
+        let job = job(1, Order::Sequence);
         job.deliver(0, outcome(Verdict::Done, 0));
         job.abandon();
         job.deliver(1, outcome(Verdict::Done, 1));
@@ -401,7 +436,7 @@ mod tests {
     #[test]
     fn giving_up_ends_each_kind_with_the_reason() {
         for order in [Order::Collected, Order::Sequence, Order::Arrival] {
-            let job = Job::new(1, order, false);
+            let job = job(1, order);
             job.deliver(0, outcome(Verdict::Done, 0));
             job.deliver(2, outcome(Verdict::Done, 2));
             job.give_up();
@@ -418,7 +453,7 @@ mod tests {
 
     #[test]
     fn an_empty_job_is_done_when_sealed() {
-        let job = Job::new(1, Order::Collected, false);
+        let job = job(1, Order::Collected);
         job.seal(0);
         assert!(job.is_done());
         assert!(matches!(job.next(), Next::End));
@@ -427,8 +462,8 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_order_each_comes_out_once(arrivals in Just((0..40u64).collect::<Vec<_>>()).prop_shuffle()) {
-            let sequence = Job::new(1, Order::Sequence, false);
-            let arrival = Job::new(2, Order::Arrival, false);
+            let sequence = job(1, Order::Sequence);
+            let arrival = job(2, Order::Arrival);
             let (mut by_index, mut as_arrived) = (Vec::new(), Vec::new());
             for &index in &arrivals {
                 sequence.deliver(index, outcome(Verdict::Done, index as u8));

@@ -251,6 +251,7 @@ mod tests {
         let engine = Engine::create(1).unwrap();
         let (mine, told) = (engine.open(Order::Collected, false), engine.open(Order::Collected, true));
         engine.seal(&mine, 1);
+        mine.make(0);
         engine.seal(&told, 1);
         engine.state().reading = true;
         std::thread::scope(|scope| {

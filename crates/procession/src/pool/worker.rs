@@ -100,6 +100,9 @@ fn serve(started: Started) -> Result<(), String> {
 /// As much room as a worker keeps for the next result.
 const ROOM: usize = 8 << 20;
 
+/// The numbers of definitions go up from zero. One beyond is looked up each time: whatever it says, no memory is made for it.
+const MOST_KNOWN: usize = 1 << 16;
+
 /// The functions this worker was asked to run, by the numbers of their definitions.
 #[derive(Debug, Default)]
 struct Functions(Vec<Option<Run>>);
@@ -115,10 +118,12 @@ impl Functions {
         let address = code.address().map_err(|error| error.to_string())?;
         // SAFETY: the parent, of the same build, took this address from a function of this type.
         let run: Run = unsafe { std::mem::transmute(address) };
-        if self.0.len() <= number {
-            self.0.resize(number + 1, None);
+        if number < MOST_KNOWN {
+            if self.0.len() <= number {
+                self.0.resize(number + 1, None);
+            }
+            self.0[number] = Some(run);
         }
-        self.0[number] = Some(run);
         Ok(run)
     }
 }
