@@ -8,6 +8,8 @@ PYTHON ?= python3
 PYTHONS ?=
 # The folder that holds tutorials/ and conformance/; what needs them is left out without it.
 SHARED ?= ../shared
+# A folder with test_concurrent_futures, for `make conformance` on interpreters that lack it.
+TESTS_FROM ?=
 # Passed on to the program that a target runs: make test-python ARGS="-k queue", make bench ARGS=--quick
 ARGS ?=
 
@@ -21,7 +23,7 @@ SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
 # One interpreter for every build, so that cargo doesn't compile the bindings anew for each caller.
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(VENV)
-export PYTHONS SHARED
+export PYTHONS SHARED TESTS_FROM
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -122,8 +124,8 @@ test-python: develop
 tutorials: develop
 	$(BIN)/python -m pytest -m tutorials $(ARGS)
 
-## conformance    the standard package's own tests, all of those that this version is to pass (see docs/conformance.md)
-## conformance-part    a quick part of them
+## conformance    the standard package's own tests, on .venv and each further Python version (TESTS_FROM: see CONTRIBUTING.md)
+## conformance-part    a quick part of them, on .venv
 .PHONY: conformance conformance-part
 conformance: develop
 	$(BIN)/python tools/conformance.py $(ARGS)

@@ -52,15 +52,19 @@ def candidates():
         yield from map(str, sorted(root.glob(f"versions/3.{minor}.*/bin/python3.{minor}")))
 
 
-def main():
-    skipped = {tuple(map(int, version.split("."))) for version in sys.argv[1:]}
-    found = {}
+def found(skipped=()):
+    """The interpreters by their version, the newest last, but for the versions skipped."""
+    by_version = {}
     for candidate in candidates():
         answer = probe(candidate)
         if answer and answer[0] not in skipped:
-            found.setdefault(*answer)
-    for version in sorted(found):
-        print(found[version])
+            by_version.setdefault(*answer)
+    return dict(sorted(by_version.items()))
+
+
+def main():
+    for path in found({tuple(map(int, version.split("."))) for version in sys.argv[1:]}).values():
+        print(path)
 
 
 if __name__ == "__main__":
