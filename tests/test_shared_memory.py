@@ -77,6 +77,48 @@ def test_the_tracker_removes_what_a_killed_program_made(program):
     assert processes.eventually(lambda: not os.path.exists(f"/dev/shm/{name}"))
 
 
+def test_the_tracker_takes_names_of_any_characters(program):
+    name = f"a:name\n\\of éß letters {os.getpid()}\n"
+    code = "import sys; from procession.shared_memory import SharedMemory; memory = SharedMemory(sys.argv[1], True, 1)"
+    assert program(f"{code}; memory.close(); memory.unlink()", name, options=()).finish() == ("", "")
+    _, err = program(code, name, options=()).finish()
+    assert "1 leaked shared_memory objects" in err
+    assert "Traceback" not in err
+    assert processes.eventually(lambda: not os.path.exists(f"/dev/shm/{name}"))
+
+
+def test_a_child_forked_while_a_thread_talks_to_the_tracker(program):
+    one = program(
+        """
+        import os, threading
+        from procession.resource_tracker import _resource_tracker
+        from procession.shared_memory import SharedMemory
+
+        _resource_tracker.ensure_running()
+        held, over = threading.Event(), threading.Event()
+
+        def hold():
+            with _resource_tracker._lock:
+                held.set()
+                over.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        if (child := os.fork()) == 0:
+            memory = SharedMemory(create=True, size=1)
+            memory.close()
+            memory.unlink()
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        over.set()
+        thread.join()
+        """,
+        options=("-W", "ignore::DeprecationWarning"),
+    )
+    assert one.finish() == ("7\n", "")
+
+
 def test_untracked_memory_survives_its_maker(program):
     one = program(
         "from procession.shared_memory import SharedMemory; print(SharedMemory(create=True, size=9, track=False).name)",

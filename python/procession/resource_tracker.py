@@ -45,12 +45,21 @@ class ReentrantCallError(RuntimeError):
 class ResourceTracker:
     """The helper process as its users see it."""
 
+    # The standard package has two formats for its lines, and its tests choose. Here is one, which takes all names.
+    _use_simple_format = True
+
     def __init__(self):
         self._lock = threading.RLock()
         self._entered = False
         self._fd = None
         self._pid = None
         self._exitcode = None
+
+    def _after_fork_in_child(self):
+        # Another thread of the parent may have been in a call. Only the parent can wait for the helper, its child.
+        self._lock._at_fork_reinit()
+        self._entered = False
+        self._pid = None
 
     def getfd(self):
         """The pipe's writing end, for a child to inherit; starts the helper."""
@@ -65,13 +74,13 @@ class ResourceTracker:
             self._entered = True
             try:
                 if self._fd is not None and not self._check_alive():
-                    self._forget_dead()
+                    self._teardown_dead_process()
                 if self._fd is None:
                     self._launch()
             finally:
                 self._entered = False
 
-    def _forget_dead(self):
+    def _teardown_dead_process(self):
         os.close(self._fd)
         if self._pid is not None:
             try:
@@ -128,7 +137,7 @@ class ResourceTracker:
         self._send("UNREGISTER", name, rtype)
 
     def _send(self, command, name, rtype):
-        line = f"{command}:{name}:{rtype}\n".encode("ascii")
+        line = f"{command}:{_escaped(name)}:{rtype}\n".encode("ascii")
         if len(line) > _LONGEST_LINE:
             raise ValueError(
                 f"the name of a tracked resource is too long: {len(line)} bytes with its kind, not {_LONGEST_LINE}"
@@ -154,7 +163,13 @@ class ResourceTracker:
             self._pid = None
 
 
+def _escaped(name):
+    # A name is of any characters, line feeds too.
+    return name.encode("unicode_escape").decode("ascii")
+
+
 _resource_tracker = ResourceTracker()
+os.register_at_fork(after_in_child=_resource_tracker._after_fork_in_child)
 ensure_running = _resource_tracker.ensure_running
 register = _resource_tracker.register
 unregister = _resource_tracker.unregister
@@ -188,8 +203,9 @@ def main(fd):
 
 
 def _obey(line, names):
-    command, rest = line.strip().decode("ascii").split(":", 1)
-    name, rtype = rest.rsplit(":", 1)
+    command, rest = line.strip().split(b":", 1)
+    name, rtype = rest.rsplit(b":", 1)
+    command, name, rtype = command.decode("ascii"), name.decode("unicode_escape"), rtype.decode("ascii")
     if rtype not in _CLEANUP_FUNCS:
         raise ValueError(f"cannot register {name!r} for automatic cleanup: unknown resource type {rtype!r}")
     # A kind that was added to the table since the start.
