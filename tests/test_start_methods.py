@@ -262,6 +262,43 @@ def test_the_server_preloads_what_is_named(server):
         procession.set_forkserver_preload([1])
 
 
+def say_whether_preloaded(sender):
+    sender.send("only_on_our_path" in sys.modules)
+
+
+def test_the_server_finds_what_it_preloads_where_its_starter_does(server, tmp_path, monkeypatch):
+    (tmp_path / "only_on_our_path.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    server._stop()
+    procession.set_forkserver_preload(["only_on_our_path"])
+    try:
+        receiver, sender = procession.Pipe(duplex=False)
+        child = procession.get_context("forkserver").Process(target=say_whether_preloaded, args=(sender,))
+        child.start()
+        assert receiver.recv()
+        child.join()
+    finally:
+        procession.set_forkserver_preload(["__main__"])
+        server._stop()
+
+
+def test_a_process_of_another_context_leaves_the_start_method_open(program):
+    one = program(
+        """
+        import procession
+        if __name__ == "__main__":
+            for method in procession.get_all_start_methods():
+                child = procession.get_context(method).Process()
+                child.start()
+                child.join()
+                print(child.exitcode, procession.get_start_method(allow_none=True))
+            procession.set_start_method("spawn")
+        """,
+        options=(),
+    )
+    assert one.finish() == ("0 None\n" * 3, "")
+
+
 def sleep_long():
     time.sleep(600)
 

@@ -101,11 +101,12 @@ class ForkServer:
     def _pickled_for_server(self):
         from .popen_spawn_posix import in_memory
 
-        main = {}
+        # Other modules are found where this process finds them, too.
+        wanted = ["sys_path"]
         if "__main__" in self._preload_modules:
-            wanted = "sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"
-            data = spawn.get_preparation_data("ignored")
-            main = {key: data[key] for key in wanted if key in data}
+            wanted += ["sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"]
+        data = spawn.get_preparation_data("ignored")
+        main = {key: data[key] for key in wanted if key in data}
         # What this process uses of the package its children will use as well; imported once, it costs none of them.
         prefix = f"{__package__}."
         ours = [name for name in sys.modules if name.startswith(prefix) and not name.endswith(("__main__", "fallback"))]

@@ -145,7 +145,7 @@ def get_preparation_data(name):
         "sys_argv": sys.argv,
         "orig_dir": here,
         "dir": os.getcwd(),
-        "start_method": _default_context.get_start_method(),
+        "start_method": _default_context.get_start_method(allow_none=True),
     }
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
