@@ -62,10 +62,10 @@ def arbitrary_address(family):
     if family == "AF_INET":
         return ("localhost", 0)
     if family == "AF_UNIX":
-        name = "listener-" + os.urandom(6).hex()
+        name = "sock-" + os.urandom(6).hex()
         path = os.path.join(util.get_temp_dir(), name)
         # The system takes no longer ones. TMPDIR may be anywhere, /tmp is never far.
-        return path if len(os.fsencode(path)) < 108 else os.path.join(_short_temp_dir(), name)
+        return path if len(os.fsencode(path)) < util._SUN_PATH_MAX else os.path.join(_short_temp_dir(), name)
     raise ValueError(f"unrecognized family: {family!r} (it can be {' or '.join(families)})")
 
 

@@ -136,6 +136,10 @@ def is_abstract_socket_namespace(address):
     return address[:1] in ("\0", b"\0")
 
 
+# How long the address of a Unix socket can be, with the zero at its end.
+_SUN_PATH_MAX = 108 if sys.platform == "linux" else 104
+
+
 def get_temp_dir():
     """A directory for temporary files of this family of processes, removed at the end of the one that made it."""
     config = process.current_process()._config
