@@ -66,6 +66,14 @@ def dispatch(c, id, methodname, args=(), kwds=None):
     return _result_of(*c.recv())
 
 
+def _server_gone(error):
+    """The error of a connection that came to its end, with words that tell what it means here."""
+    text = "the manager's process is gone, or has closed the connection"
+    if isinstance(error, OSError):
+        return type(error)(error.errno, f"{error.strerror}: {text}")
+    return type(error)(text)
+
+
 def _result_of(kind, result):
     if kind == "#RETURN":
         return result
@@ -114,9 +122,11 @@ class _Line(Wire):
         try:
             self.send(message)
             reply = self.receive()
-        except BaseException:
+        except BaseException as error:
             # "Interrupted": whatever comes next would be the reply to this request.
             self.close()
+            if isinstance(error, (EOFError, ConnectionError)):
+                raise _server_gone(error) from None
             raise
         # "Popped": the objects in the reply ask the server, and may do it on this line.
         self.busy = False
@@ -169,15 +179,48 @@ class _Peer:
         name, thread = process.current_process().name, threading.current_thread()
         if thread is not threading.main_thread():
             name += f"|{thread.name}"
-        conn = self._connect()
+        conn = self.connect()
         try:
-            return _Line(conn, dispatch(conn, None, "accept_connection", (name,)))
-        except BaseException:
+            line = _Line(conn, dispatch(conn, None, "accept_connection", (name,)))
+            if line.for_server and _is_at_a_distance(self.address):
+                self._identify(line)
+            return line
+        except BaseException as error:
             conn.close()
+            if isinstance(error, (EOFError, ConnectionError)):
+                raise _server_gone(error) from None
             raise
 
-    def _connect(self):
-        return self.Client(self.address, authkey=self.authkey)
+    def connect(self):
+        """A new connection to the server, for one request of its own."""
+        try:
+            return self.Client(self.address, authkey=self.authkey)
+        except (ConnectionError, FileNotFoundError) as error:
+            if error.errno is None:
+                raise
+            text = f"{error.strerror}: no manager's process listens at {self.address!r} (any more)"
+            raise type(error)(error.errno, text) from None
+        except EOFError:
+            raise EOFError(f"the manager's process at {self.address!r} ended while it was being connected to") from None
+
+    def _identify(self, line):
+        """Tell the server which process the line is of: there is no other way to know it ("At a distance")."""
+        with _presences_lock:
+            identity, conn = _presences.get(self.address, (None, None))
+            if identity is None or conn.poll() or not self._is_known(line, identity):
+                identity = f"{os.getpid()}-{os.urandom(8).hex()}"
+                conn = self.connect()
+                try:
+                    name = f"process {os.getpid()} on {os.uname().nodename}"
+                    dispatch(conn, None, "accept_client", (identity, name))
+                except BaseException:
+                    conn.close()
+                    raise
+                _presences[self.address] = identity, conn
+                self._is_known(line, identity)
+
+    def _is_known(self, line, identity):
+        return _result_of(*line.exchange((None, "identify", (identity,), {})))
 
     def hang_up(self):
         """Close this thread's line, unless it is in use."""
@@ -199,11 +242,24 @@ class _Peer:
                 util.debug("connection to manager was lost, making another")
             else:
                 return _result_of(*reply)
-        conn = self._connect()
+        conn = self.connect()
         try:
             return dispatch(conn, None, methodname, args, kwds)
+        except (EOFError, ConnectionError) as error:
+            raise _server_gone(error) from None
         finally:
             conn.close()
+
+
+# By address: what this process calls itself there, and the connection that is there as long as the process is.
+_presences = {}
+# A signal handler may need a line while its thread is opening one.
+_presences_lock = threading.RLock()
+
+
+def _is_at_a_distance(address):
+    """Whether the server can't see which process it is that connects."""
+    return connection.address_type(address) != "AF_UNIX"
 
 
 # Grows with each fork. In a child, a proxy with the parent's number has to get a reference of its own.
@@ -355,6 +411,8 @@ def _forget_parents_lines():
     for tls, references in BaseProxy._address_to_local.values():
         tls.__dict__.clear()
         references.clear()
+    _presences_lock._at_fork_reinit()
+    _presences.clear()
 
 
 os.register_at_fork(after_in_child=_forget_parents_lines)

@@ -3,13 +3,17 @@
 MANAGERS.md has the protocol; names in quotes are its scenarios.
 """
 
+import array
 import collections
+import os
+import queue
 import sys
 import threading
 import traceback
 
 from . import connection, process, reduction, util
 from .manager_client import Token, Wire, listener_client
+from .manager_holders import Clients, guard_of
 
 __all__ = ["Server"]
 
@@ -38,6 +42,8 @@ class Server:
         "dummy",
         "incref",
         "decref",
+        "accept_client",
+        "identify",
     ]
 
     def __init__(self, registry, address, authkey, serializer):
@@ -63,6 +69,12 @@ class Server:
         self._dropped = collections.deque()
         self.mutex = threading.Lock()
         self._constructing = threading.Lock()
+        # Who calls on which line, and what does the calls of objects that one can hold or wait for ("Deaths").
+        self._clients = Clients()
+        self._holders = {}
+        self._guards = {}
+        # Objects of another server that was at this address have other numbers.
+        self._nonce = os.urandom(4).hex()
 
     def serve_forever(self):
         """Serve until a client asks for the end, then exit."""
@@ -120,6 +132,8 @@ class Server:
             if name not in allowed:
                 raise AssertionError(f"{name!r} unrecognized: the server has {', '.join(allowed)}")
             return "#RETURN", getattr(self, name)(conn, *args, **kwds)
+        except _OfAnother as error:
+            return _error_message(EOFError(*error.args), self._errors_as_text)
         except Exception:
             return "#TRACEBACK", traceback.format_exc()
 
@@ -147,7 +161,7 @@ class Server:
         util.debug("starting server thread to service %r", name)
         wire = Wire(conn)
         receive, loads = wire.receive, wire.loads
-        own = [method for method in self.public if method not in ("accept_connection", "shutdown")]
+        own = [method for method in self.public if method not in ("accept_connection", "accept_client", "shutdown")]
         # "Popped": it is kept until the client's next call.
         message = None
         while not self.stop_event.is_set():
@@ -155,6 +169,9 @@ class Server:
                 data = receive()
             except (EOFError, OSError) as error:
                 util.debug("got %r -- exiting thread serving %r", error, name)
+                # The system says so if the other side was closed with a reply unread.
+                if isinstance(error, ConnectionResetError):
+                    self._take_back(conn)
                 sys.exit(0)
             try:
                 request = loads(data)
@@ -170,19 +187,26 @@ class Server:
             else:
                 sent = self._reply(wire, self._serve_own(conn, request, own), "#TRACEBACK")
             if not sent:
+                if not of_server:
+                    self._take_back(conn)
                 sys.exit(1)
             if self._dropped:
                 self._forget_dropped()
 
     def _call(self, conn, request):
-        """Call a method of an object; returns the message to reply with."""
+        """Call a method of an object for the line on `conn`; returns the message to reply with.
+
+        Only if `_is_immediate` may another thread do it than the line's own.
+        """
         try:
             ident, name, args, kwds = request
-            entry = self.id_to_obj.get(ident)
-            if entry is None:
-                entry = self.id_to_local_proxy_obj[ident]
-            obj, exposed, method_to_typeid = entry
+            obj, exposed, method_to_typeid = self._entry(ident)
             if name in exposed and (method := getattr(obj, name, None)) is not None:
+                guard, holder = self._guards.get(ident), self._holders.get(conn)
+                if holder is not None:
+                    holder.undo = None
+                    if guard is not None and name in guard.calls:
+                        method, args = guard.calls[name], (guard, holder, *args)
                 try:
                     result = method(*args, **kwds)
                 except Exception as error:
@@ -198,8 +222,39 @@ class Server:
                     raise AttributeError(f"the shared {type(obj).__name__!r} object has no method {name!r}")
                 raise AttributeError(f"method {name!r} of {type(obj)!r} object is not in exposed={exposed!r}")
             return "#RETURN", fallback(self, conn, ident, obj, *args, **kwds)
+        except _OfAnother as error:
+            return _error_message(EOFError(*error.args), self._errors_as_text)
         except Exception:
             return "#TRACEBACK", traceback.format_exc()
+
+    def _take_back(self, conn):
+        """Undo what the last call on a line did: nobody learns of it."""
+        holder = self._holders.get(conn)
+        if holder is not None and holder.undo is not None:
+            undo, holder.undo = holder.undo, None
+            undo()
+
+    def _entry(self, ident):
+        """What is known of an object: itself, the methods exposed, the kinds of proxies that they return."""
+        entry = self.id_to_obj.get(ident)
+        if entry is None:
+            entry = self.id_to_local_proxy_obj.get(ident)
+        if entry is None:
+            if str(ident).partition("-")[2] not in ("", self._nonce):
+                raise _OfAnother(
+                    f"the manager's process that had the object {ident} is gone, and another one listens at its address"
+                )
+            raise KeyError(f"the manager has no object {ident} any more: its last proxy is gone")
+        return entry
+
+    @staticmethod
+    def _is_immediate(entry, name, args=()):
+        """Whether a call of this method can't wait, ask the server itself, or depend on the thread that does it."""
+        immediate = _IMMEDIATE.get(type(entry[0]))
+        if immediate is None or name not in immediate:
+            return False
+        # The items of whatever is assigned to a slice come from anywhere, a proxy perhaps.
+        return name != "__setitem__" or not args or not isinstance(args[0], slice)
 
     def fallback_getvalue(self, conn, ident, obj):
         """The object itself; the client gets a copy."""
@@ -279,30 +334,53 @@ class Server:
                 raise TypeError(f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)!s}, not dict")
             exposed.update(method_to_typeid)
         # A text, since XML-RPC knows only small integers.
-        ident = f"{id(obj):x}"
+        ident = f"{id(obj):x}-{self._nonce}"
+        guard = guard_of(obj)
         util.debug("%r callable returned object with id %r", typeid, ident)
         with self.mutex:
             self.id_to_obj[ident] = obj, exposed, method_to_typeid
+            if guard is not None:
+                self._guards[ident] = guard
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
         return ident, tuple(exposed)
 
     def get_methods(self, c, token):
         """The names of the methods of an object that are exposed."""
-        return tuple(self.id_to_obj[token.id][1])
+        return tuple(self._entry(token.id)[1])
 
     def accept_connection(self, c, name):
         """Serve a thread of a client, on this connection and in this thread."""
         threading.current_thread().name = name
-        # True says that requests for the server are taken on it too; the standard package's server returns None.
-        c.send(("#RETURN", True))
-        self.serve_client(c)
+        with self._clients.line(c) as holder:
+            self._holders[c] = holder
+            try:
+                # True says that requests for the server are taken on it too; the standard package's returns None.
+                c.send(("#RETURN", True))
+                self.serve_client(c)
+            finally:
+                del self._holders[c]
+
+    def accept_client(self, c, identity, name):
+        """A client at a distance is there as long as this connection is."""
+        with self._clients.presence(identity, name):
+            c.send(("#RETURN", True))
+            try:
+                c.recv_bytes(1)
+            except (EOFError, OSError) as error:
+                util.debug("client %s has left: %r", name, error)
+        sys.exit(0)
+
+    def identify(self, c, identity):
+        """Say of which client at a distance a line is. Returns whether that is there."""
+        holder = self._holders.get(c)
+        return holder is not None and self._clients.identify(holder, identity)
 
     def incref(self, c, ident):
         """Count one more reference."""
         with self.mutex:
             if ident not in self.id_to_refcount:
                 # Only proxies in other objects referred to it, and a client was given one of them.
-                self.id_to_obj[ident] = self.id_to_local_proxy_obj[ident]
+                self.id_to_obj[ident] = self._entry(ident)
                 self.id_to_refcount[ident] = 0
                 util.debug("Server re-enabled tracking & INCREF %r", ident)
             self.id_to_refcount[ident] += 1
@@ -310,7 +388,9 @@ class Server:
     def decref(self, c, ident):
         """Count one reference less; the object goes with the last."""
         with self.mutex:
-            if ident not in self.id_to_refcount and ident in self.id_to_local_proxy_obj:
+            if ident not in self.id_to_refcount:
+                # Either it is there only for proxies in other objects, or it is an error.
+                self._entry(ident)
                 util.debug("Server DECREF skipping %r", ident)
                 return
             self.id_to_refcount[ident] -= 1
@@ -319,8 +399,9 @@ class Server:
             del self.id_to_refcount[ident]
             # "Freed under the lock".
             entry = self.id_to_obj.pop(ident)
+            guard = self._unguard(ident)
         util.debug("disposing of obj with id %r", ident)
-        del entry
+        del entry, guard
         self._forget_dropped()
 
     def keep(self, proxy):
@@ -328,7 +409,7 @@ class Server:
         ident = proxy._id
         with self.mutex:
             if ident not in self.id_to_local_proxy_obj:
-                self.id_to_local_proxy_obj[ident] = self.id_to_obj[ident]
+                self.id_to_local_proxy_obj[ident] = self._entry(ident)
             self._local_proxies[ident] += 1
         # "Nested": a collection may call it while this thread has the lock.
         util.Finalize(proxy, self._dropped.append, args=(ident,))
@@ -343,8 +424,46 @@ class Server:
                     self._local_proxies[ident] -= 1
                     if not self._local_proxies[ident]:
                         del self._local_proxies[ident]
-                        gone.append(self.id_to_local_proxy_obj.pop(ident))
+                        gone += self.id_to_local_proxy_obj.pop(ident), self._unguard(ident)
             del gone
+
+    def _unguard(self, ident):
+        """Forget the guard of an object that is gone. Returns it: its end is the object's, "Freed under the lock"."""
+        if ident in self.id_to_obj or ident in self.id_to_local_proxy_obj:
+            return None
+        guard = self._guards.pop(ident, None)
+        if guard is not None:
+            guard.forget()
+        return guard
+
+
+class _OfAnother(LookupError):
+    """The object was another server's, which had this address before."""
+
+
+def _names(text):
+    return frozenset(text.split())
+
+
+# By type of the object: the methods that neither wait, nor call functions or iterate over things of a client's, nor
+# depend on the thread. (Comparing and hashing may run code of others too, but that is not known to take time.)
+_IMMEDIATE = {
+    list: _names(
+        "__contains__ __delitem__ __getitem__ __len__ __setitem__ "
+        "append clear copy count index insert pop remove reverse"
+    ),
+    dict: _names(
+        "__contains__ __delitem__ __getitem__ __len__ __setitem__ "
+        "clear copy get items keys pop popitem setdefault values"
+    ),
+    set: _names("__contains__ __len__ add clear copy discard pop remove"),
+    array.array: _names("__getitem__ __len__ __setitem__"),
+    threading.Event: _names("clear is_set set"),
+    type(threading.Lock()): _names("locked release"),
+    threading.Semaphore: _names("release"),
+    threading.BoundedSemaphore: _names("release"),
+    **dict.fromkeys((queue.Queue, queue.LifoQueue), _names("empty full get_nowait put_nowait qsize task_done")),
+}
 
 
 def _error_message(error, as_text):

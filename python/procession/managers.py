@@ -17,11 +17,12 @@ from .manager_client import (
     RemoteError,
     Token,
     _Peer,
+    _presences,
     convert_to_error,
     dispatch,
     listener_client,
 )
-from .manager_server import Server, all_methods, public_methods
+from .manager_server import _IMMEDIATE, Server, all_methods, public_methods
 from .proxies import (
     AcquirerProxy,
     ArrayProxy,
@@ -123,7 +124,8 @@ class BaseManager:
 
     def connect(self):
         """Use the server that listens at the address already."""
-        conn = self._Client(self._address, authkey=self._authkey)
+        peer = self._peer()
+        conn = peer.connect()
         try:
             dispatch(conn, None, "dummy")
         finally:
@@ -247,6 +249,7 @@ class BaseManager:
         state.value = State.SHUTDOWN
         _Peer(address, authkey, _Client).hang_up()
         BaseProxy._address_to_local.pop(address, None)
+        _presences.pop(address, None)
 
     @classmethod
     def register(cls, typeid, callable=None, proxytype=None, exposed=None, method_to_typeid=None, create_method=True):
@@ -316,6 +319,10 @@ class Value:
         return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
 
     value = property(get, set)
+
+
+_IMMEDIATE[Namespace] = frozenset(("__getattribute__", "__setattr__", "__delattr__"))
+_IMMEDIATE[Value] = frozenset(("get", "set"))
 
 
 def Array(typecode, sequence, lock=True):

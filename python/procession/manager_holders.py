@@ -1,0 +1,581 @@
+"""What clients hold of the locks in a manager's server, and what becomes of it when they die.
+
+Each object that one can hold, or wait for, has a guard, which does the calls that matter: it writes down who holds
+what, and waits in slices, between which it looks whether anybody still wants the answer. MANAGERS.md, "Deaths", has
+the rules; names in quotes are its scenarios.
+"""
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+import warnings
+import weakref
+
+from . import util
+
+__all__ = ["Clients", "guard_of"]
+
+# How long a wait sleeps before it looks whether its client is still there: in seconds, at first and at most.
+_FIRST_SLICE, _LONGEST_SLICE = 0.02, 0.5
+
+_lock_type, _rlock_type = type(threading.Lock()), type(threading.RLock())
+
+
+class Gone(SystemExit):
+    """Nobody waits for the answer any more, and nothing was taken: the thread that serves the line ends."""
+
+
+class _Client:
+    """A process with lines to the server.
+
+    `sentinel` is a descriptor that becomes readable at the end of the process, -1 if nobody tells of it.
+    """
+
+    __slots__ = ("lines", "name", "sentinel")
+
+    def __init__(self, name, sentinel):
+        self.name, self.sentinel, self.lines = name, sentinel, 0
+
+    def is_gone(self):
+        return _is_readable(self.sentinel)
+
+
+def _is_readable(descriptor):
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Holder:
+    """A thread of a client: who calls over one line. It lives in the thread of the server that belongs to the line."""
+
+    __slots__ = ("_poll", "_released", "client", "held", "undo")
+
+    def __init__(self, conn, client):
+        self.client = client
+        # The guards of what it holds.
+        self.held = set()
+        # "Undelivered": takes back what the call under way did, should its reply not arrive.
+        self.undo = None
+        self._poll = select.poll()
+        # Its own bells may arrive on the line while a call is under way, so only the end is looked for.
+        self._poll.register(conn.fileno(), select.POLLRDHUP)
+        self._released = -1
+
+    def has_left(self):
+        """Whether the other side of the line was closed."""
+        return bool(self._poll.poll(0))
+
+    def slices(self, timeout):
+        """How long to sleep, again and again until `timeout` is over. Raises Gone if nobody waits any more."""
+        end = None if timeout is None else time.monotonic() + timeout
+        slice = _FIRST_SLICE
+        while True:
+            left = slice if end is None else min(slice, end - time.monotonic())
+            if left <= 0:
+                return
+            yield left
+            if self.has_left():
+                raise Gone
+            slice = min(2 * slice, _LONGEST_SLICE)
+
+    def let_go(self, guard):
+        """It doesn't hold that any more."""
+        self.held.discard(guard)
+        if not self.held and self._released >= 0:
+            os.eventfd_write(self._released, 1)
+
+    def linger(self):
+        """The line has ended: if the process has, too, or once it has, give back what is held."""
+        client = self.client
+        if client is None or client.sentinel < 0:
+            if self.held:
+                # "At a distance".
+                names = ", ".join(map(_name, list(self.held)))
+                util.info("a thread of a client has left with %s, or the client died: nobody can tell", names)
+            return
+        self._released = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(client.sentinel, select.POLLIN)
+            poll.register(self._released, select.POLLIN)
+            # "Thread ended": others may still release it.
+            while self.held and not any(descriptor == client.sentinel for descriptor, _ in poll.poll()):
+                os.eventfd_read(self._released)
+            for guard in list(self.held):
+                guard.recover(self)
+        finally:
+            released, self._released = self._released, -1
+            os.close(released)
+
+
+def _name(guard):
+    name = type(guard.obj).__name__
+    return "Lock" if name == "lock" else name
+
+
+class Clients:
+    """The processes that have lines to the server."""
+
+    def __init__(self):
+        self._mutex = threading.Lock()
+        # By pid, or by what a client at a distance calls itself.
+        self._known = {}
+
+    @contextlib.contextmanager
+    def line(self, conn):
+        """For as long as the line on `conn` is there: its Holder."""
+        holder = Holder(conn, self._local(conn))
+        try:
+            yield holder
+        finally:
+            conn.close()
+            if holder.held:
+                holder.linger()
+            self._leave(holder.client)
+
+    def _local(self, conn):
+        """The process at the other end of a Unix socket; it waits for our answer, so its pid is its own."""
+        with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+            if sock.family != socket.AF_UNIX:
+                _keep_alive(sock)
+                return None
+            pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        # It has none here if it is in a container elsewhere.
+        if not pid:
+            return None
+        with self._mutex:
+            client = self._known.get(pid)
+            if client is None or client.is_gone():
+                try:
+                    sentinel = os.pidfd_open(pid)
+                except OSError as error:
+                    util.info("can't watch process %d: %s", pid, error)
+                    return None
+                client = self._known[pid] = _Client(f"process {pid}", sentinel)
+            client.lines += 1
+            return client
+
+    @contextlib.contextmanager
+    def presence(self, identity, name):
+        """For as long as a client at a distance keeps its connection for that: it is there."""
+        sentinel = os.eventfd(0, os.EFD_CLOEXEC)
+        client = _Client(name, sentinel)
+        client.lines += 1
+        with self._mutex:
+            self._known[identity] = client
+        try:
+            yield
+        finally:
+            with self._mutex:
+                if self._known.get(identity) is client:
+                    del self._known[identity]
+            os.eventfd_write(sentinel, 1)
+            self._leave(client)
+
+    def identify(self, holder, identity):
+        """A line says of which client at a distance it is. Returns whether that is known."""
+        with self._mutex:
+            client = self._known.get(identity)
+            if client is None or holder.client is not None:
+                return False
+            client.lines += 1
+            holder.client = client
+            return True
+
+    def _leave(self, client):
+        if client is None:
+            return
+        with self._mutex:
+            client.lines -= 1
+            if client.lines:
+                return
+            for key in [key for key, known in self._known.items() if known is client]:
+                del self._known[key]
+            sentinel, client.sentinel = client.sentinel, -1
+        os.close(sentinel)
+
+
+def _keep_alive(sock):
+    """Have the system look whether a machine that says nothing is still there. It is given up after two minutes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+# Guards
+
+
+class _Guard:
+    """Does calls of one object. `calls` names the methods: each takes the Holder and the arguments."""
+
+    calls: dict = {}
+
+    def __init__(self, obj):
+        self.obj = obj
+
+    @staticmethod
+    def fits(obj):
+        """Whether this knows how the object works, of whose type it is."""
+        return True
+
+    def forget(self):
+        """The object is no longer known."""
+
+
+class _Held(_Guard):
+    """Of what can be held, by threads of clients so and so often each."""
+
+    def __init__(self, obj):
+        super().__init__(obj)
+        self.holders = {}
+        self._mutex = threading.Lock()
+
+    def forget(self):
+        with self._mutex:
+            holders, self.holders = self.holders, {}
+        for holder in holders:
+            holder.let_go(self)
+
+    def acquire(self, holder, /, *args, **kwds):
+        obj = self.obj
+        try:
+            limit = _limit(*args, **kwds)
+        except TypeError:
+            limit = _DIRECTLY
+        if limit is _DIRECTLY:
+            taken = obj.acquire(*args, **kwds)
+        else:
+            taken = obj.acquire(False)
+            if not taken:
+                taken = any(obj.acquire(True, slice) for slice in holder.slices(limit))
+                # Over TCP nothing tells afterwards that the reply was not read.
+                if taken and holder.has_left():
+                    obj.release()
+                    raise Gone
+        if taken:
+            self._enter(holder)
+            holder.undo = lambda: self._undo(holder)
+        return taken
+
+    def _enter(self, holder, count=1):
+        if count:
+            with self._mutex:
+                self.holders[holder] = self.holders.get(holder, 0) + count
+                holder.held.add(self)
+
+    def _strike(self, holder, count=1):
+        """Count less for a holder. Returns how much, which is no more than there was."""
+        with self._mutex:
+            had = self.holders.get(holder, 0)
+            if had > count:
+                self.holders[holder] = had - count
+                return count
+            if had:
+                del self.holders[holder]
+        if had:
+            holder.let_go(self)
+        return had
+
+    def _undo(self, holder):
+        if self._strike(holder):
+            self._give_back(1)
+
+    def recover(self, holder):
+        """A client has died: give back what one of its threads held."""
+        count = self._strike(holder, self.holders.get(holder, 0))
+        if count and self.is_recoverable():
+            # Before it goes on with it somebody may want to know.
+            _warn(
+                f"{_name(self)} of a manager recovered: {holder.client.name} died while holding it; "
+                "what it protects may be half changed"
+            )
+            self._give_back(count)
+
+    def is_recoverable(self):
+        """Whether what a dead client held is to be given back."""
+        return True
+
+    def _give_back(self, count):
+        try:
+            for _ in range(count):
+                self.obj.release()
+        except (RuntimeError, ValueError) as error:
+            util.info("could not give back %r: %s", self.obj, error)
+
+
+_DIRECTLY = object()
+
+
+def _limit(blocking=True, timeout=None):
+    """How long an acquire is to wait; `_DIRECTLY` if it doesn't wait, or is to be refused by the object itself."""
+    if not blocking:
+        return _DIRECTLY
+    if timeout is None or timeout == -1:
+        return None
+    return timeout if timeout > 0 else _DIRECTLY
+
+
+def _warn(text):
+    util.sub_warning(text)
+    try:
+        warnings.warn(RuntimeWarning(text), stacklevel=2)
+    except RuntimeWarning:
+        # Where warnings are errors. This is nobody's but the dead client's.
+        print(f"RuntimeWarning: {text}", file=sys.stderr, flush=True)
+
+
+class _LockGuard(_Held):
+    """Of a Lock, which any thread may release."""
+
+    def _enter(self, holder, count=1):
+        with self._mutex:
+            before, self.holders = self.holders, {holder: 1}
+            holder.held.add(self)
+        for other in before:
+            if other is not holder:
+                other.let_go(self)
+
+    def release(self, holder, /, *args, **kwds):
+        owner = next(iter(self.holders), holder)
+        struck = self._strike(owner)
+        try:
+            return self.obj.release(*args, **kwds)
+        except BaseException:
+            if struck:
+                self._enter(owner)
+            raise
+
+    calls = {"acquire": _Held.acquire, "release": release}
+    calls |= {"acquire_lock": _Held.acquire, "release_lock": release}
+
+
+class _SemaphoreGuard(_Held):
+    """Of a semaphore. Permits of a dead client come back as long as every client releases what it acquired."""
+
+    def __init__(self, obj):
+        super().__init__(obj)
+        # "Signals": somebody has released what it had not acquired.
+        self._signalling = False
+
+    def release(self, holder, /, *args, **kwds):
+        result = self.obj.release(*args, **kwds)
+        left = args[0] if args else kwds.get("n", 1)
+        # A process is one holder, whichever of its threads acquires and releases.
+        client = holder.client
+        others = [] if client is None else [other for other in tuple(self.holders) if other.client is client]
+        for other in (holder, *others):
+            left -= self._strike(other, left) if left else 0
+        self._signalling |= left > 0
+        return result
+
+    def is_recoverable(self):
+        return not self._signalling
+
+    calls = {"acquire": _Held.acquire, "release": release}
+
+
+class _RLockGuard(_Held):
+    """Of an RLock. It belongs to a thread of the server, so only that one calls what is here."""
+
+    def release(self, holder, /, *args, **kwds):
+        result = self.obj.release(*args, **kwds)
+        self._strike(holder)
+        return result
+
+    calls = {"acquire": _Held.acquire, "release": release}
+    calls |= {"acquire_lock": _Held.acquire, "release_lock": release}
+
+
+class _ConditionGuard(_Guard):
+    """Of a condition. Its lock has a guard of its own."""
+
+    def __init__(self, obj):
+        super().__init__(obj)
+        # It may also be a proxy of a lock in this very server.
+        self.lock = guard_of(obj._lock) or _LockGuard(obj)
+
+    @staticmethod
+    def fits(obj):
+        return type(obj).wait is threading.Condition.wait
+
+    def acquire(self, holder, /, *args, **kwds):
+        return self.lock.calls["acquire"](self.lock, holder, *args, **kwds)
+
+    def release(self, holder, /, *args, **kwds):
+        return self.lock.calls["release"](self.lock, holder, *args, **kwds)
+
+    def wait(self, holder, /, timeout=None):
+        lock = self.lock
+        depth = lock.holders.get(holder, 0)
+        lock._strike(holder, depth)
+        try:
+            notified = _wait(self.obj, holder, timeout)
+        except Gone:
+            # Nobody is going to release it for this thread.
+            self._release(depth)
+            raise
+        except BaseException:
+            lock._enter(holder, depth)
+            raise
+        lock._enter(holder, depth)
+        holder.undo = lambda: self._abandon(holder, depth, notified)
+        return notified
+
+    def _abandon(self, holder, depth, notified):
+        # "Undelivered".
+        if notified:
+            self.obj.notify()
+        self.lock._strike(holder, depth)
+        self._release(depth)
+
+    def _release(self, depth):
+        for _ in range(depth):
+            self.obj.release()
+
+    calls = {"acquire": acquire, "release": release, "wait": wait}
+
+
+def _wait(condition, holder, timeout):
+    """Wait for a condition whose lock this thread has. Raises Gone, after passing a notification on, if nobody waits.
+
+    The condition's own `wait` can't be done in slices: it leaves the queue before it has the lock again, so what
+    is notified in between would be lost.
+    """
+    if not condition._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    bell = threading.Lock()
+    bell.acquire()
+    condition._waiters.append(bell)
+    saved = condition._release_save()
+    notified = gone = False
+    try:
+        if timeout is None or timeout > 0:
+            notified = any(bell.acquire(True, slice) for slice in holder.slices(timeout))
+        else:
+            notified = bell.acquire(False)
+    except Gone:
+        gone = True
+    finally:
+        condition._acquire_restore(saved)
+    if not notified:
+        try:
+            condition._waiters.remove(bell)
+        except ValueError:
+            # It was notified while it waited for the lock.
+            notified = True
+    if gone or holder.has_left():
+        if notified:
+            condition.notify()
+        raise Gone
+    return notified
+
+
+class _EventGuard(_Guard):
+    """Of an event."""
+
+    @staticmethod
+    def fits(obj):
+        return type(obj).wait is threading.Event.wait
+
+    def wait(self, holder, /, timeout=None):
+        with self.obj._cond:
+            return self.obj.is_set() or _wait(self.obj._cond, holder, timeout)
+
+    calls = {"wait": wait}
+
+
+class _QueueGuard(_Guard):
+    """Of a queue: no item goes to a client that is gone."""
+
+    def get(self, holder, /, *args, **kwds):
+        item = self._in_slices(self.obj.get, queue.Empty, self._put_back, holder, args, kwds)
+        holder.undo = lambda: self._put_back(item)
+        return item
+
+    def get_nowait(self, holder, /, *args, **kwds):
+        item = self.obj.get_nowait(*args, **kwds)
+        holder.undo = lambda: self._put_back(item)
+        return item
+
+    def put(self, holder, /, item, *args, **kwds):
+        return self._in_slices(lambda *limit: self.obj.put(item, *limit), queue.Full, None, holder, args, kwds)
+
+    def _in_slices(self, method, not_yet, undo, holder, args, kwds):
+        try:
+            limit = _queue_limit(*args, **kwds)
+        except TypeError:
+            limit = _DIRECTLY
+        if limit is _DIRECTLY:
+            return method(*args, **kwds)
+        try:
+            return method(False)
+        except not_yet:
+            pass
+        for slice in holder.slices(limit):
+            try:
+                result = method(True, slice)
+            except not_yet:
+                continue
+            if undo is not None and holder.has_left():
+                undo(result)
+                raise Gone
+            return result
+        raise not_yet
+
+    def _put_back(self, item):
+        obj = self.obj
+        with obj.not_empty:
+            # Other queues keep their items in an order of their own.
+            if type(obj)._put is queue.Queue._put and type(obj)._get is queue.Queue._get:
+                obj.queue.appendleft(item)
+            else:
+                obj._put(item)
+            obj.not_empty.notify()
+
+    def join(self, holder, /):
+        with self.obj.all_tasks_done:
+            while self.obj.unfinished_tasks:
+                _wait(self.obj.all_tasks_done, holder, None)
+
+    calls = {"get": get, "get_nowait": get_nowait, "put": put, "join": join}
+
+
+def _queue_limit(block=True, timeout=None):
+    if not block:
+        return _DIRECTLY
+    return timeout if timeout is None or timeout > 0 else _DIRECTLY
+
+
+_guards: "weakref.WeakValueDictionary[int, _Guard]" = weakref.WeakValueDictionary()
+_kinds = (
+    (_lock_type, _LockGuard),
+    (_rlock_type, _RLockGuard),
+    (threading._RLock, _RLockGuard),
+    (threading.Semaphore, _SemaphoreGuard),
+    (threading.Condition, _ConditionGuard),
+    (threading.Event, _EventGuard),
+    (queue.Queue, _QueueGuard),
+)
+_making = threading.RLock()
+
+
+def guard_of(obj):
+    """The guard of an object, the same each time; None for those that can't be held and don't make anyone wait."""
+    guard = next((guard for kind, guard in _kinds if isinstance(obj, kind)), None)
+    if guard is None or not guard.fits(obj):
+        return None
+    with _making:
+        known = _guards.get(id(obj))
+        if known is None:
+            known = _guards[id(obj)] = guard(obj)
+        return known
