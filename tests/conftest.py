@@ -60,6 +60,12 @@ def idle():
     pass
 
 
+def shared_files():
+    # The C library's named semaphores and folders are other programs'.
+    with os.scandir("/dev/shm") as entries:
+        return {entry.name for entry in entries if entry.is_file() and not entry.name.startswith("sem.")}
+
+
 @pytest.fixture
 def nothing_left_behind(request):
     """After the test no child, zombie, descriptor or file in /dev/shm is there that was not there before."""
@@ -71,14 +77,12 @@ def nothing_left_behind(request):
     first.close()
     gc.collect()
     open_before = processes.descriptors()
-    files_before = set(os.listdir("/dev/shm"))
+    files_before = shared_files()
     yield
 
     def left():
         gc.collect()
-        # Of the C library's named semaphores the package has none: those that come and go are other programs'.
-        files = {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
-        return processes.strays(), processes.descriptors() - open_before, files - files_before
+        return processes.strays(), processes.descriptors() - open_before, shared_files() - files_before
 
     processes.eventually(lambda: not any(left()), timeout=5)
     strays, descriptors, files = left()

@@ -1,5 +1,7 @@
 """Shared memory by name, and lists in it."""
 
+import gc
+import mmap
 import os
 import pickle
 import signal
@@ -211,17 +213,82 @@ def test_an_empty_file_is_refused_and_stays(nothing_left_behind):
         os.unlink(path)
 
 
+def is_mapped(name):
+    with open("/proc/self/maps") as maps:
+        return f"/dev/shm/{name}" in maps.read()
+
+
 def test_close_with_views_keeps_them_valid_and_leaks_nothing(nothing_left_behind):
+    before = processes.descriptors()
     made = SharedMemory(create=True, size=10)
-    view = made.buf[2:4]
-    with pytest.raises(BufferError):
-        made.close()
+    whole, view = made.buf, made.buf[2:4]
+    made.close()
+    assert made.buf is None
+    # Neither the object's descriptor nor any that the mapping might have.
+    assert not processes.descriptors() - before
     view[:] = b"ab"
-    assert bytes(view) == b"ab"
+    again = SharedMemory(made.name)
+    assert bytes(again.buf[:5]) == b"\0\0ab\0"
+    again.close()
     made.unlink()
-    del made
+    made.close()
+    del made, again
     assert bytes(view) == b"ab"
-    view.release()
+    assert len(whole) == 10
+    del whole
+    assert bytes(view) == b"ab"
+
+
+def test_the_mapping_goes_with_the_last_view(memory):
+    again = SharedMemory(memory.name)
+    memory.close()
+    view = again.buf.cast("i")
+    again.close()
+    assert is_mapped(memory.name)
+    view[0] = 7
+    del view
+    assert not is_mapped(memory.name)
+
+
+def test_arrays_over_closed_memory_stay_valid(memory):
+    numpy = pytest.importorskip("numpy")
+    # NumPy takes the address and no export: where the memory is unmapped by close(), the next line is the last.
+    array = numpy.ndarray((1024,), dtype="i4", buffer=memory.buf)
+    array[:] = 7
+    memory.close()
+    assert array.sum() == 7 * 1024
+    assert is_mapped(memory.name)
+    del array
+    assert not is_mapped(memory.name)
+
+
+def test_an_array_outlives_the_object(nothing_left_behind):
+    numpy = pytest.importorskip("numpy")
+
+    def make():
+        made = SharedMemory(create=True, size=4096)
+        array = numpy.ndarray((1024,), dtype="i4", buffer=made.buf)
+        made.unlink()
+        return array
+
+    array = make()
+    gc.collect()
+    array[:] = 1
+    assert array.sum() == 1024
+
+
+def test_the_mapping_is_an_mmap(memory):
+    assert isinstance(memory._mmap, mmap.mmap)
+    assert memory._mmap.size() == len(memory._mmap) == 4096
+    memory._mmap.write(b"written")
+    memory._mmap.flush()
+    memory._mmap.madvise(mmap.MADV_WILLNEED)
+    assert bytes(memory.buf[:7]) == b"written"
+    os.truncate(memory._fd, 8192)
+    assert memory._mmap.size() == 8192
+    # What programs do that want to be rid of the standard package's errors at the end.
+    memory._mmap = memory._buf = None
+    memory.close()
 
 
 ITEMS = [1, -(2**63), 2.5, True, False, None, "text", "größer", b"bytes", "", b""]

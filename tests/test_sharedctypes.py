@@ -126,7 +126,7 @@ def test_a_copy_is_independent():
 def test_what_is_refused():
     with pytest.raises(AttributeError, match="has no method 'acquire'"):
         procession.Value("i", lock="x")
-    with pytest.raises(TypeError, match="bad typecode 'z'"):
+    with pytest.raises(TypeError, match=r"bad typecode .must be a ctypes type or one of c, u, .* or d.: 'z'"):
         procession.Array("z", 3)
     with pytest.raises(ValueError, match="length"):
         procession.Array("i", -1)

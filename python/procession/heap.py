@@ -5,8 +5,9 @@ import mmap
 import os
 import sys
 import threading
+import weakref
 
-from . import reduction, util
+from . import mapping, reduction, util
 
 __all__ = ["BufferWrapper"]
 
@@ -20,8 +21,16 @@ class Arena:
             fd = os.memfd_create("procession-heap", os.MFD_CLOEXEC)
             os.truncate(fd, size)
         self.fd = fd
-        util.Finalize(self, os.close, args=(fd,))
-        self.buffer = mmap.mmap(fd, size)
+        self.buffer = mapping.Mapping.of(fd, size)
+        util.Finalize(self, _close, args=(fd, weakref.ref(self.buffer)))
+
+
+def _close(fd, buffer):
+    # Views of the memory may outlive the arena.
+    mapped = buffer()
+    if mapped is not None:
+        mapped.fd = -1
+    os.close(fd)
 
 
 def rebuild_arena(size, descriptor):

@@ -9,28 +9,33 @@ gone, after unlinking what is registered still.
 import os
 import sys
 import threading
+import time
 import warnings
 
 __all__ = ["ensure_running", "register", "unregister"]
 
+_HAVE_SIGMASK = True
 # SIGINT and SIGTERM. The module `signal` is imported where it is needed: every spawned child imports this one.
 _IGNORED_SIGNALS = (2, 15)
+# As long as a name of a file can be.
+_LONGEST_NAME = 255
 # A line of at most this many bytes is written to a pipe in one piece (POSIX, PIPE_BUF).
 _LONGEST_LINE = 512
 
 
 def _unlink_shared_memory(name):
-    from .shared_memory import _shm_unlink
+    from .shared_memory import _posixshmem
 
-    _shm_unlink(name)
+    _posixshmem.shm_unlink(name)
 
 
-def _refuse(name):
+def cleanup_noop(name):
+    """What is never called: `noop` is for probes."""
     raise RuntimeError("'noop' is for probes: nothing of it is ever registered")
 
 
 _CLEANUP_FUNCS = {
-    "noop": _refuse,
+    "noop": cleanup_noop,
     "shared_memory": _unlink_shared_memory,
 }
 if sys.version_info >= (3, 13):
@@ -45,21 +50,39 @@ class ReentrantCallError(RuntimeError):
 class ResourceTracker:
     """The helper process as its users see it."""
 
-    # The standard package has two formats for its lines, and its tests choose. Here is one, which takes all names.
-    _use_simple_format = True
+    # Whether lines are in the format of Python 3.12 and before wherever a name allows it: a derived class may have
+    # a helper of its own that knows no other.
+    _use_simple_format = False
 
     def __init__(self):
         self._lock = threading.RLock()
+        # Whether a call is under way in the thread that has the lock.
         self._entered = False
+        # What finalizers wanted to have written during such a call.
+        self._reentrant_messages = []
+        # What this process has registered, and how: a helper that takes the place of a killed one is told of it.
+        self._registered = {}
+        self._many = 1000
         self._fd = None
         self._pid = None
         self._exitcode = None
+        self._waitpid_timed_out = False
+        self._use_simple_format = type(self)._launch is not ResourceTracker._launch
+
+    def __del__(self):
+        # So that no zombie is left. Not for long: a child of ours may live on, and with it the helper.
+        self._stop(use_blocking_lock=False, wait_timeout=0.2)
 
     def _after_fork_in_child(self):
-        # Another thread of the parent may have been in a call. Only the parent can wait for the helper, its child.
+        # The helper is our parent's child. Its pipe we share, so that what we register lives as long as our family.
         self._lock._at_fork_reinit()
         self._entered = False
-        self._pid = None
+        self._reentrant_messages.clear()
+        self._registered.clear()
+        self._pid = self._exitcode = None
+
+    def _reentrant_call_error(self):
+        raise ReentrantCallError("Reentrant call into the multiprocessing resource tracker")
 
     def getfd(self):
         """The pipe's writing end, for a child to inherit; starts the helper."""
@@ -68,17 +91,40 @@ class ResourceTracker:
 
     def ensure_running(self):
         """Start the helper, here or again, unless it runs."""
+        self._ensure_running_and_write()
+
+    def _ensure_running_and_write(self, msg=None):
+        """Write a line (a probe if there is none) to the helper, which is started if it doesn't run."""
         with self._lock:
             if self._entered:
-                raise ReentrantCallError("the resource tracker was called from within a call to it")
+                if msg is None:
+                    self._reentrant_call_error()
+                self._reentrant_messages.append(msg)
+                return
             self._entered = True
             try:
-                if self._fd is not None and not self._check_alive():
-                    self._teardown_dead_process()
-                if self._fd is None:
-                    self._launch()
+                self._deliver(msg)
+                while self._reentrant_messages:
+                    self._write(self._reentrant_messages.pop(0))
             finally:
                 self._entered = False
+
+    def _deliver(self, msg):
+        if self._fd is not None:
+            try:
+                self._write(self._make_probe_message() if msg is None else msg)
+                return
+            except OSError:
+                self._teardown_dead_process()
+                self._forget_what_is_gone()
+                known = [*self._registered.values()]
+        else:
+            known = []
+        self._launch()
+        for line in known:
+            self._write(line)
+        if msg is not None and msg not in known:
+            self._write(msg)
 
     def _teardown_dead_process(self):
         os.close(self._fd)
@@ -89,8 +135,9 @@ class ResourceTracker:
                 pass
         self._fd = self._pid = self._exitcode = None
         warnings.warn(
-            "resource_tracker: process died unexpectedly, relaunching. Names registered with it may leak.",
-            stacklevel=4,
+            "resource_tracker: process died unexpectedly, relaunching. "
+            "Names that other processes registered with it may leak.",
+            stacklevel=5,
         )
 
     def _launch(self):
@@ -105,7 +152,7 @@ class ResourceTracker:
                 passed.append(sys.stderr.fileno())
             except Exception:
                 pass  # no stderr, or one that is no file: the warnings go nowhere
-            program = f"from {__name__} import main; main({reader})"
+            program = f"from {__name__} import main;main({reader})"
             executable = spawn.get_executable()
             command = [executable, *util._args_from_interpreter_flags(), "-c", program]
             # Blocked, so that neither signal ends the helper before it ignores them.
@@ -121,9 +168,13 @@ class ResourceTracker:
             os.close(reader)
         self._fd = writer
 
+    def _make_probe_message(self):
+        return b"PROBE:0:noop\n"
+
     def _check_alive(self):
+        """Whether there is somebody to read the pipe."""
         try:
-            os.write(self._fd, b"PROBE:0:noop\n")
+            os.write(self._fd, self._make_probe_message())
         except OSError:
             return False
         return True
@@ -133,51 +184,177 @@ class ResourceTracker:
         self._send("REGISTER", name, rtype)
 
     def unregister(self, name, rtype):
-        """Take back what was registered: it is unlinked, or its user sees to it."""
+        """Take back what was registered: it is unlinked, or its user sees to it. Nothing happens if it was not."""
         self._send("UNREGISTER", name, rtype)
 
-    def _send(self, command, name, rtype):
-        line = f"{command}:{_escaped(name)}:{rtype}\n".encode("ascii")
+    def _write(self, msg):
+        written = os.write(self._fd, msg)
+        if written != len(msg):
+            raise AssertionError(f"{written} bytes written of {len(msg)}")
+
+    def _send(self, cmd, name, rtype):
+        msg = self._line(cmd, name, rtype)
+        # Before it is written: if that launches a new helper, all that is known is told.
+        if cmd == "REGISTER":
+            self._registered[name, rtype] = msg
+            if len(self._registered) > self._many:
+                self._forget_what_is_gone()
+        elif cmd == "UNREGISTER":
+            self._registered.pop((name, rtype), None)
+        self._ensure_running_and_write(msg)
+
+    def _forget_what_is_gone(self):
+        # Others may have unlinked what we registered.
+        self._registered = {key: line for key, line in self._registered.items() if _is_there(*key)}
+        self._many = max(1000, 2 * len(self._registered))
+
+    def _line(self, cmd, name, rtype):
+        if self._use_simple_format and name.isascii() and "\n" not in name:
+            line = f"{cmd}:{name}:{rtype}\n".encode("ascii")
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(
+                    f"msg too long: the name of a tracked resource makes {len(line)} bytes, not {_LONGEST_LINE}"
+                )
+            return line
+        raw = name.encode("utf-8", "surrogateescape")
+        if len(raw) > _LONGEST_NAME:
+            raise ValueError(f"the name of a tracked resource is too long: {len(raw)} bytes, not {_LONGEST_NAME}")
+        fields = {"cmd": cmd, "rtype": rtype, "base64_name": _armoured(raw)}
+        if cmd == "REGISTER":
+            room = _LONGEST_LINE - 2 - len(_json(fields)) - len(',"base64_maker":""')
+            fields["base64_maker"] = _armoured(_maker().encode("utf-8", "surrogateescape")[-(room // 4 * 3) :])
+        line = f"{_json(fields)}\n".encode("ascii")
         if len(line) > _LONGEST_LINE:
-            raise ValueError(
-                f"the name of a tracked resource is too long: {len(line)} bytes with its kind, not {_LONGEST_LINE}"
-            )
+            raise ValueError(f"the kind of a tracked resource is too long: {rtype!r}")
+        return line
+
+    def _stop(self, use_blocking_lock=True, wait_timeout=None):
+        """End the helper and wait for it; with a timeout only so long."""
+        if use_blocking_lock:
+            with self._lock:
+                self._stop_locked(wait_timeout=wait_timeout)
+        elif self._lock.acquire(blocking=False):
+            try:
+                self._stop_locked(wait_timeout=wait_timeout)
+            finally:
+                self._lock.release()
+
+    # The defaults keep what is needed when the interpreter has already cleared this module.
+    def _stop_locked(
+        self,
+        close=os.close,
+        waitpid=os.waitpid,
+        waitstatus_to_exitcode=os.waitstatus_to_exitcode,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        WNOHANG=os.WNOHANG,
+        wait_timeout=None,
+    ):
+        if self._entered:
+            self._reentrant_call_error()
+        # That of another process goes on as long as there is one of them.
+        if self._fd is None or self._pid is None:
+            return
+        pid, fd = self._pid, self._fd
+        self._fd = self._pid = self._exitcode = None
+        self._registered.clear()
+        close(fd)
+        deadline = None if wait_timeout is None else monotonic() + wait_timeout
         try:
-            self.ensure_running()
-        except ReentrantCallError:
-            warnings.warn(f"resource_tracker: called from within a call to it; {rtype} {name!r} may leak", stacklevel=3)
-            if self._fd is None:
-                return
-        os.write(self._fd, line)
-
-    def _stop(self):
-        """End the helper and wait for it."""
-        with self._lock:
-            if self._fd is None:
-                return
-            os.close(self._fd)
-            self._fd = None
-            if self._pid is not None:
-                _, status = os.waitpid(self._pid, 0)
-                self._exitcode = os.waitstatus_to_exitcode(status)
-            self._pid = None
+            while True:
+                ended, status = waitpid(pid, 0 if deadline is None else WNOHANG)
+                if ended:
+                    break
+                if monotonic() >= deadline:
+                    self._waitpid_timed_out = True
+                    return
+                sleep(0.002)
+        except ChildProcessError:
+            return
+        self._exitcode = waitstatus_to_exitcode(status)
 
 
-def _escaped(name):
-    # A name is of any characters, line feeds too.
-    return name.encode("unicode_escape").decode("ascii")
+def _armoured(raw):
+    """Bytes as text of letters, digits, - and _."""
+    from binascii import b2a_base64
+
+    return b2a_base64(raw, newline=False).decode("ascii").replace("+", "-").replace("/", "_")
+
+
+def _unarmoured(text):
+    from binascii import a2b_base64
+
+    return a2b_base64(text.replace("-", "+").replace("_", "/"), strict_mode=True).decode("utf-8", "surrogateescape")
+
+
+def _json(fields):
+    if fields["rtype"].isidentifier() and fields["rtype"].isascii():
+        # Nothing in it needs an escape, and `json` is much to import.
+        return "{" + ",".join([f'"{key}":"{value}"' for key, value in fields.items()]) + "}"
+    import json
+
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _is_there(name, rtype):
+    """Whether a resource may still be there, as far as can be told."""
+    if rtype != "shared_memory":
+        return True
+    from .shared_memory import _path_of
+
+    try:
+        return os.path.lexists(_path_of(name))
+    except (OSError, ValueError):
+        return False
+
+
+def _maker():
+    """Who registers something, in words: this process, and where in the program that is."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    where = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"process {os.getpid()}{where}"
 
 
 _resource_tracker = ResourceTracker()
-os.register_at_fork(after_in_child=_resource_tracker._after_fork_in_child)
 ensure_running = _resource_tracker.ensure_running
 register = _resource_tracker.register
 unregister = _resource_tracker.unregister
 getfd = _resource_tracker.getfd
 
+os.register_at_fork(after_in_child=_resource_tracker._after_fork_in_child)
+
+
+def _decode_message(line):
+    """Command, kind and name of a line in either format; further fields are not looked at."""
+    fields = _fields_of(line)
+    return fields["cmd"], fields["rtype"], fields["name"]
+
+
+def _fields_of(line):
+    if not line.startswith(b"{"):
+        command, rest = line.strip().decode("ascii").split(":", 1)
+        name, rtype = rest.rsplit(":", 1)
+        return {"cmd": command, "rtype": rtype, "name": name}
+    import json
+
+    try:
+        fields = json.loads(line)
+        name = _unarmoured(fields.get("base64_name", ""))
+        maker = _unarmoured(fields.get("base64_maker", ""))
+    except Exception as error:
+        raise ValueError(f"malformed resource_tracker message: {line!r}") from error
+    if not isinstance(fields.get("cmd"), str) or not isinstance(fields.get("rtype"), str):
+        raise ValueError(f"malformed resource_tracker fields: {fields!r}")
+    return {"cmd": fields["cmd"], "rtype": fields["rtype"], "name": name, "maker": maker}
+
 
 def main(fd):
-    """What the helper process does: keep the names, and unlink those that remain at the end."""
+    """What the helper process does: keep the names, and unlink those that remain at the end.
+
+    The exit status is 0 if there were none, 1 if there were, 2 if one could not be unlinked, 3 if a line made no sense.
+    """
     import signal
 
     for number in _IGNORED_SIGNALS:
@@ -189,44 +366,61 @@ def main(fd):
             stream.close()
         except Exception:
             pass
-    names = {rtype: set() for rtype in _CLEANUP_FUNCS}
+    # Of each kind the names, each with who made it.
+    names = {rtype: {} for rtype in _CLEANUP_FUNCS}
+    code = 0
     with open(fd, "rb") as lines:
         for line in lines:
             try:
-                _obey(line, names)
+                _obey(_fields_of(line), names)
             except Exception:
+                code = 3
                 sys.excepthook(*sys.exc_info())
-    leaked = any(names.values())
     for rtype, left in names.items():
-        _clean(rtype, left)
-    sys.exit(1 if leaked else 0)
+        if left:
+            code = _clean(rtype, left)
+    sys.exit(code)
 
 
-def _obey(line, names):
-    command, rest = line.strip().split(b":", 1)
-    name, rtype = rest.rsplit(b":", 1)
-    command, name, rtype = command.decode("ascii"), name.decode("unicode_escape"), rtype.decode("ascii")
+def _obey(fields, names):
+    command, rtype, name = fields["cmd"], fields["rtype"], fields["name"]
     if rtype not in _CLEANUP_FUNCS:
         raise ValueError(f"cannot register {name!r} for automatic cleanup: unknown resource type {rtype!r}")
-    # A kind that was added to the table since the start.
-    known = names.setdefault(rtype, set())
+    # A kind may have been added to the table since the start.
+    known = names.setdefault(rtype, {})
     if command == "REGISTER":
-        known.add(name)
+        known[name] = fields.get("maker")
     elif command == "UNREGISTER":
-        known.remove(name)
+        known.pop(name, None)
     elif command != "PROBE":
         raise RuntimeError(f"unrecognized command {command!r}")
 
 
 def _clean(rtype, left):
-    if left:
-        warnings.warn(
+    """Unlink what is left of a kind; returns the exit status that it leads to."""
+    if rtype != "dummy":
+        text = (
             f"resource_tracker: There appear to be {len(left)} leaked {rtype} objects to clean up at shutdown: "
-            f"{', '.join(sorted(left))}",
-            stacklevel=2,
+            f"{set(left)}"
         )
+        details = (f"  {name!r}: {_size_of(rtype, name)}, made by {maker}" for name, maker in left.items() if maker)
+        warnings.warn("\n".join([text, *details]), stacklevel=2)
+    code = 1
     for name in left:
         try:
             _CLEANUP_FUNCS[rtype](name)
         except Exception as error:
+            code = 2
             warnings.warn(f"resource_tracker: {name!r}: {error}", stacklevel=2)
+    return code
+
+
+def _size_of(rtype, name):
+    if rtype != "shared_memory":
+        return "of unknown size"
+    from .shared_memory import _path_of
+
+    try:
+        return f"{os.stat(_path_of(name)).st_size} bytes"
+    except (OSError, ValueError):
+        return "gone by now"

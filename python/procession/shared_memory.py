@@ -2,16 +2,18 @@
 
 import errno
 import functools
-import mmap
 import os
 import struct
 import types
+import warnings
+from collections.abc import Callable
 
-from . import resource_tracker
+from . import mapping, resource_tracker
 
 __all__ = ["ShareableList", "SharedMemory"]
 
 _USE_POSIX = True
+_O_CREX = os.O_CREAT | os.O_EXCL
 _SHM_NAME_PREFIX = "/psm_"
 # Some systems allow no more.
 _SHM_SAFE_NAME_LENGTH = 14
@@ -36,19 +38,37 @@ def _path_of(name):
     return f"{_DIRECTORY}/{bare}"
 
 
-def _shm_open(name, flags, mode):
-    return os.open(_path_of(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+def _shm_open(path, flags, mode=0o777):
+    return os.open(_path_of(path), flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
 
 
-def _shm_unlink(name):
-    os.unlink(_path_of(name))
+def _shm_unlink(path):
+    os.unlink(_path_of(path))
+
+
+# Programs that do their own unlinking call the functions of this module.
+_posixshmem = types.SimpleNamespace(shm_open=_shm_open, shm_unlink=_shm_unlink)
+
+
+# From this size on it is worth a look at how much there is at all.
+_LARGE = 1 << 20
+
+
+def _warn_if_too_large(size):
+    space = os.statvfs(_DIRECTORY)
+    total = space.f_blocks * space.f_frsize
+    if size > total:
+        warnings.warn(
+            f"shared memory of {size} bytes is more than all of {_DIRECTORY} ({total} bytes): "
+            "writing more than there is ends the process with SIGBUS",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _forget(name):
     """Tell the tracker that a name is unlinked, whoever registered it, if there is a tracker who could have it."""
     if resource_tracker._resource_tracker._fd is not None:
-        # It complains of what it doesn't know.
-        resource_tracker.register(name, "shared_memory")
         resource_tracker.unregister(name, "shared_memory")
 
 
@@ -86,7 +106,7 @@ class SharedMemory:
         if create:
             if size == 0:
                 raise ValueError("'size' must be a positive number different from zero")
-            self._flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            self._flags = os.O_RDWR | _O_CREX
         if name is None and not self._flags & os.O_EXCL:
             raise ValueError("'name' can only be None if create=True")
         # None: not registered here, but by the one that made it.
@@ -94,13 +114,15 @@ class SharedMemory:
         if name is None:
             self._open_under_new_name()
         else:
-            self._open(f"/{name}" if self._prepend_leading_slash else name)
+            self._open("/" + name if self._prepend_leading_slash else name)
         try:
             if create:
                 os.truncate(self._fd, size)
             self._size = os.fstat(self._fd).st_size
-            self._mmap = mmap.mmap(self._fd, self._size)
+            self._mmap = mapping.Mapping.of(self._fd, self._size)
             self._buf = memoryview(self._mmap)
+            if create and size >= _LARGE:
+                _warn_if_too_large(size)
             if self._track:
                 resource_tracker.register(self._name, "shared_memory")
         except BaseException:
@@ -124,8 +146,7 @@ class SharedMemory:
     def __del__(self):
         try:
             self.close()
-        except (BufferError, OSError):
-            # The memory goes with the last view of it.
+        except OSError:
             pass
 
     def __reduce__(self):
@@ -152,18 +173,17 @@ class SharedMemory:
     def close(self):
         """Let go of the memory in this process.
 
-        Raises BufferError if there are views of it besides `buf`: they stay valid, and the memory is let go of with the
-        last of them, or by another `close()`. The descriptor is closed in any case.
+        What others still have of it, views of `buf` and arrays over it, stays valid; the memory is let go of with the
+        last of them. The descriptor is closed at once.
         """
         fd, self._fd = self._fd, -1
+        mapped, self._mmap, self._buf = self._mmap, None, None
+        # Neither is the view released nor the memory unmapped by force: NumPy's arrays use it without an export that
+        # would forbid that.
+        if isinstance(mapped, mapping.Mapping):
+            mapped.fd = -1
         if fd >= 0:
             os.close(fd)
-        if self._buf is not None:
-            self._buf.release()
-            self._buf = None
-        if self._mmap is not None:
-            self._mmap.close()
-            self._mmap = None
 
     def unlink(self):
         """Take the name away. The memory goes when the last process that has it has closed it, or ended."""
@@ -212,28 +232,37 @@ class ShareableList:
         items = list(sequence or ())
         encoded = [_encoded(item) for item in items]
         formats = [self._format_for(item, data) for item, data in zip(items, encoded, strict=True)]
-        self._list_len = len(items)
-        self._allocated_offsets = [0]
+        count = len(items)
+        offset, offsets = 0, [0]
         for form in formats:
-            self._allocated_offsets.append(self._allocated_offsets[-1] + struct.calcsize(form))
-        size = self._offset_back_transform_codes + self._list_len
-        self.shm = SharedMemory(name, create=True, size=size)
+            offset += int(form[:-1]) if form[-1] == "s" else _WORD
+            offsets.append(offset)
+        self._set_layout(count, offsets)
+        self.shm = SharedMemory(name, create=True, size=self._codes_at + count)
         buf = self.shm.buf
-        struct.pack_into(f"q{self._format_size_metainfo}", buf, 0, self._list_len, *self._allocated_offsets)
-        struct.pack_into("".join(formats), buf, self._offset_data_start, *encoded)
-        struct.pack_into(self._format_packing_metainfo, buf, self._offset_packing_formats, *map(_encoded, formats))
-        codes = map(self._extract_recreation_code, items)
-        struct.pack_into(self._format_back_transform_codes, buf, self._offset_back_transform_codes, *codes)
+        struct.pack_into(f"{count + 2}q", buf, 0, count, *offsets)
+        struct.pack_into("".join(formats), buf, self._data_at, *encoded)
+        buf[self._formats_at : self._codes_at] = b"".join([_padded(form) for form in formats])
+        buf[self._codes_at : self._codes_at + count] = bytes(map(self._extract_recreation_code, items))
 
     def _read_layout(self):
         # Whatever has this name may not be a list.
-        (self._list_len,) = struct.unpack_from("q", self.shm.buf, 0)
-        if not 0 <= self._list_len <= self.shm.size // (3 * _WORD + 1):
+        buf, size = self.shm.buf, self.shm.size
+        count = struct.unpack_from("q", buf)[0] if size >= _WORD else -1
+        if not 0 <= count <= (size - 2 * _WORD) // (3 * _WORD + 1):
             raise ValueError(f"the shared memory {self.shm.name!r} does not hold a ShareableList")
-        self._allocated_offsets = list(struct.unpack_from(self._format_size_metainfo, self.shm.buf, _WORD))
-        rising = self._allocated_offsets == sorted(self._allocated_offsets) and self._allocated_offsets[0] == 0
-        if not rising or self._offset_back_transform_codes + self._list_len > self.shm.size:
+        self._set_layout(count, list(struct.unpack_from(f"{count + 1}q", buf, _WORD)))
+        offsets = self._allocated_offsets
+        rising = offsets == sorted(offsets) and offsets[0] == 0
+        if not rising or self._codes_at + count > size:
             raise ValueError(f"the shared memory {self.shm.name!r} does not hold a ShareableList")
+
+    def _set_layout(self, count, offsets):
+        self._list_len, self._allocated_offsets = count, offsets
+        # For good: neither the number of items nor their places ever change.
+        self._data_at = self._offset_data_start
+        self._formats_at = self._offset_packing_formats
+        self._codes_at = self._offset_back_transform_codes
 
     def _format_for(self, item, encoded):
         form = self._types_mapping.get(type(item))
@@ -241,10 +270,11 @@ class ShareableList:
             form = self._types_mapping[bytes]
         if form is None:
             raise KeyError(f"a ShareableList holds int, float, bool, str, bytes and None, not {type(item).__name__}")
-        if "%" in form:
-            # By characters, as the standard package does it; that can be too little for what isn't ASCII.
-            words = max(len(item) // self._alignment + 1, -(-len(encoded) // self._alignment))
-            form %= self._alignment * words
+        if form[0] != "%":
+            return form
+        # By characters, as the standard package does it; that can be too little for what isn't ASCII.
+        words = max(len(item) // _WORD + 1, -(-len(encoded) // _WORD))
+        form %= _WORD * words
         if len(form) > _WORD:
             raise AssertionError(f"an item of {len(encoded)} bytes is too long for a ShareableList")
         return form
@@ -279,31 +309,39 @@ class ShareableList:
         self.shm.buf[self._offset_back_transform_codes + position] = self._extract_recreation_code(value)
 
     def __getitem__(self, position):
-        try:
-            position = self._at(position)
-        except IndexError:
-            raise IndexError("index out of range") from None
-        form = self._get_packing_format(position)
-        (stored,) = struct.unpack_from(form, self.shm.buf, self._offset_data_start + self._allocated_offsets[position])
-        return self._get_back_transform(position)(stored)
+        at = position + self._list_len if position < 0 else position
+        if not 0 <= at < self._list_len:
+            raise IndexError("index out of range")
+        buf = self.shm.buf
+        stored = _reader_at(buf, self._formats_at + at * _WORD)(buf, self._data_at + self._allocated_offsets[at])[0]
+        code = buf[self._codes_at + at]
+        return stored if code == _PLAIN else self._back_transforms_mapping[code](stored)
+
+    def __iter__(self):
+        return map(self.__getitem__, range(self._list_len))
 
     def __setitem__(self, position, value):
-        try:
-            position = self._at(position)
-        except IndexError:
-            raise IndexError("assignment index out of range") from None
-        start, end = self._allocated_offsets[position : position + 2]
-        encoded = _encoded(value)
-        form = self._format_for(value, encoded)
+        at = position + self._list_len if position < 0 else position
+        if not 0 <= at < self._list_len:
+            raise IndexError("assignment index out of range")
+        buf = self.shm.buf
+        start = self._allocated_offsets[at]
         if isinstance(value, (str, bytes)):
-            if len(encoded) > end - start:
+            encoded = _encoded(value)
+            room = self._allocated_offsets[at + 1] - start
+            if len(encoded) > room:
                 raise ValueError("bytes/str item exceeds available storage")
-            now = self._get_packing_format(position)
-            form = now if now.endswith("s") else self._types_mapping[bytes] % (end - start)
+            now = self._get_packing_format(at)
+            form = now if now.endswith("s") else self._types_mapping[bytes] % room
+        else:
+            encoded, form = value, self._format_for(value, value)
         # Packed first: a value that doesn't fit, like an int of more than 64 bits, leaves the item as it was.
-        packed = struct.pack(form, encoded)
-        self._set_packing_format_and_transform(position, form, value)
-        self.shm.buf[self._offset_data_start + start :][: len(packed)] = packed
+        packed = _packer(form)(encoded)
+        start += self._data_at
+        form_at = self._formats_at + at * _WORD
+        buf[form_at : form_at + _WORD] = _padded(form)
+        buf[self._codes_at + at] = self._extract_recreation_code(value)
+        buf[start : start + len(packed)] = packed
 
     def __reduce__(self):
         return functools.partial(type(self), name=self.shm.name), ()
@@ -360,3 +398,30 @@ class ShareableList:
 
 def _encoded(item):
     return item.encode(_encoding) if isinstance(item, str) else item
+
+
+# How to read and write the formats that were met. Those of texts differ with their length, so not all are kept.
+_read_format = struct.Struct("8s").unpack_from
+_readers: dict[bytes, Callable] = {}
+
+
+def _reader_at(buf, place):
+    """What reads an item whose format is at a place of the buffer."""
+    (padded,) = _read_format(buf, place)
+    found = _readers.get(padded)
+    if found is None:
+        found = struct.Struct(padded.rstrip(b"\0")).unpack_from
+        if len(_readers) < 1000:
+            _readers[padded] = found
+    return found
+
+
+@functools.lru_cache(1000)
+def _packer(form):
+    return struct.Struct(form).pack
+
+
+@functools.lru_cache(1000)
+def _padded(form):
+    """A format as it is stored."""
+    return form.encode().ljust(_WORD, b"\0")

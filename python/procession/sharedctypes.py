@@ -3,7 +3,7 @@
 import ctypes
 import weakref
 
-from . import get_context, heap, reduction
+from . import _core, get_context, heap, reduction, synchronize
 from .context import assert_spawning
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -33,8 +33,9 @@ def _type_of(typecode_or_type):
     try:
         return typecode_to_type[typecode_or_type]
     except KeyError:
+        *codes, last = typecode_to_type
         raise TypeError(
-            f"bad typecode {typecode_or_type!r}: it must be a ctypes type or one of {', '.join(typecode_to_type)}"
+            f"bad typecode (must be a ctypes type or one of {', '.join(codes)} or {last}): {typecode_or_type!r}"
         ) from None
 
 
@@ -114,6 +115,7 @@ def _wrapper_of(structure):
     if made is None:
         fields = {field[0]: make_property(field[0]) for field in structure._fields_}
         made = class_cache[structure] = type(f"Synchronized{structure.__name__}", (SynchronizedBase,), fields)
+        made._own_methods()
     return made
 
 
@@ -141,50 +143,41 @@ def rebuild_ctype(type_, wrapper, length):
 
 # Wrappers
 
-prop_cache = {}
+prop_cache: dict[str, object] = {}
 class_cache: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+
+# The native wrapper reads and writes these itself, by their letter.
+_numbers: dict[type, str] = {
+    type_: vars(type_)["_type_"] for code, type_ in typecode_to_type.items() if code not in "cu"
+}
+
+
+def _format_of(obj):
+    """The letter of an object's items if they are numbers, and lie in memory that stays where it is."""
+    type_ = obj._type_ if isinstance(obj, ctypes.Array) else type(obj)
+    # Memory of its own `ctypes.resize()` may move.
+    return None if getattr(obj, "_b_needsfree_", 1) else _numbers.get(type_)
 
 
 def make_property(name):
-    """A property that is an attribute of the wrapped object, with the lock held."""
+    """A descriptor, for wrappers, of an attribute of the wrapped object: it is read and set with the lock held."""
     made = prop_cache.get(name)
     if made is None:
-
-        def get(self):
-            self.acquire()
-            try:
-                return getattr(self._obj, name)
-            finally:
-                self.release()
-
-        def set(self, value):
-            self.acquire()
-            try:
-                setattr(self._obj, name, value)
-            finally:
-                self.release()
-
-        made = prop_cache[name] = property(get, set)
+        made = prop_cache[name] = _core.synchronized_property(name)
     return made
 
 
-class SynchronizedBase:
+class SynchronizedBase(_core.Synchronized):
     """A ctypes object in shared memory and its lock.
 
-    To hold the lock for longer than one access: `with`, or `acquire()` and `release()`.
+    To hold the lock for longer than one access: `with`, or `acquire()` and `release()`, which are the lock's.
     """
 
     def __init__(self, obj, lock=None, ctx=None):
         if not lock:
             lock = (ctx or get_context()).RLock()
-        self._obj, self._lock = obj, lock
-        self.acquire, self.release = lock.acquire, lock.release
-
-    def __enter__(self):
-        return self._lock.__enter__()
-
-    def __exit__(self, *exc_info):
-        return self._lock.__exit__(*exc_info)
+        native = type(lock) in (synchronize.RLock, synchronize.Lock)
+        self._create(obj, lock, _format_of(obj), native)
 
     def __reduce__(self):
         assert_spawning(self)
@@ -193,10 +186,6 @@ class SynchronizedBase:
     def get_obj(self):
         """The object itself."""
         return self._obj
-
-    def get_lock(self):
-        """The lock."""
-        return self._lock
 
     def __repr__(self):
         return f"<{type(self).__name__} wrapper for {self._obj}>"
@@ -208,19 +197,8 @@ class Synchronized(SynchronizedBase):
     value = make_property("value")
 
 
-class SynchronizedArray(SynchronizedBase):
+class SynchronizedArray(_core.SynchronizedArray, SynchronizedBase):
     """An array."""
-
-    def __len__(self):
-        return len(self._obj)
-
-    def __getitem__(self, i):
-        with self._lock:
-            return self._obj[i]
-
-    def __setitem__(self, i, value):
-        with self._lock:
-            self._obj[i] = value
 
     def __getslice__(self, start, stop):
         return self[start:stop]
@@ -234,3 +212,7 @@ class SynchronizedString(SynchronizedArray):
 
     value = make_property("value")
     raw = make_property("raw")
+
+
+for _class in (SynchronizedBase, Synchronized, SynchronizedArray, SynchronizedString):
+    _class._own_methods()

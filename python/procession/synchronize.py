@@ -4,6 +4,7 @@ The work is done by the native classes of `_core`, on words in shared memory. He
 see beside it: names of owners, and how objects get into a process that is being started.
 """
 
+import sys
 import threading
 import time
 
@@ -28,11 +29,11 @@ class _Shared:
         method = (context._default_context if ctx is None else ctx).get_start_method()
         self._is_fork_ctx = method == "fork"
         if method == "spawn":
-            # Nothing of ours has a name to track. But each spawned child is handed the tracker, and programs expect it
-            # to be there, or there again if it was killed, once they have made a lock.
-            from . import resource_tracker
-
-            resource_tracker.ensure_running()
+            # Nothing of ours has a name to track. But programs expect the tracker, if there is one, to be there again
+            # once they have made a lock, should it have been killed.
+            tracker = sys.modules.get(f"{__package__}.resource_tracker")
+            if tracker is not None and tracker._resource_tracker._fd is not None:
+                tracker.ensure_running()
 
     def __getstate__(self):
         context.assert_spawning(self)

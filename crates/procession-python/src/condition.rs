@@ -1,5 +1,4 @@
 //! `Condition`.
-#![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
 
@@ -102,16 +101,11 @@ impl Monitor for LockOfCondition {
     }
 }
 
-// SAFETY: the class is frozen.
-unsafe impl Acquirable for Condition {
+impl Acquirable for Condition {
     type Core = LockOfCondition;
 
     fn core(&self) -> PyResult<&LockOfCondition> {
         Ok(&self.0.get()?.lock)
-    }
-
-    fn contents<'a>(object: &'a Bound<'_, Self>) -> &'a Self {
-        object.get()
     }
 }
 

@@ -11,7 +11,9 @@ mod event;
 mod handle;
 mod late;
 mod lock;
+mod mapping;
 mod method;
+mod numbers;
 mod pickling;
 mod plain;
 mod pool;
@@ -19,6 +21,7 @@ mod process;
 mod queue;
 mod rlock;
 mod semaphore;
+mod synchronized;
 mod wait;
 
 /// The native part of the package `procession`. Not for direct use.
@@ -26,10 +29,12 @@ mod wait;
 pub mod _core {
     use pyo3::prelude::*;
 
-    use crate::{method, process};
+    use crate::{mapping, method, process};
 
     #[pymodule_export]
     use super::connection::{Connection, one_way_pipe, pipe, wait};
+    #[pymodule_export]
+    use super::mapping::map_file;
     #[pymodule_export]
     use super::pickling::{py_dumps, py_loads};
     #[pymodule_export]
@@ -43,6 +48,8 @@ pub mod _core {
         unfollow, wait_readable,
     };
     #[pymodule_export]
+    use super::synchronized::{Synchronized, SynchronizedArray, synchronized_property};
+    #[pymodule_export]
     use super::{
         barrier::Barrier, condition::Condition, event::Event, lock::Lock, queue::Queue, rlock::RLock,
         semaphore::Semaphore,
@@ -52,6 +59,7 @@ pub mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         process::check_kernel()?;
         let py = module.py();
+        module.add("MAP_NORESERVE", mapping::MAP_NORESERVE)?;
         method::install::<Lock>(&py.get_type::<Lock>())?;
         method::install::<RLock>(&py.get_type::<RLock>())?;
         method::install::<Condition>(&py.get_type::<Condition>())?;

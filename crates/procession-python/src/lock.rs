@@ -1,5 +1,4 @@
 //! `Lock`.
-#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -20,18 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Lock(Late<sync::Lock>);
 
-// SAFETY: the class is frozen.
-unsafe impl Acquirable for Lock {
+impl Acquirable for Lock {
     type Core = sync::Lock;
 
     #[inline]
     fn core(&self) -> PyResult<&sync::Lock> {
         self.0.get()
-    }
-
-    #[inline]
-    fn contents<'a>(object: &'a Bound<'_, Self>) -> &'a Self {
-        object.get()
     }
 }
 

@@ -12,21 +12,19 @@ use std::{
 };
 
 use pyo3::{
-    Borrowed, PyTypeInfo,
+    Borrowed, PyClass,
     exceptions::{PyRuntimeError, PyTypeError},
     ffi,
     prelude::*,
+    pyclass::boolean_struct::True,
     types::{PyString, PyTuple, PyType},
 };
 
 use crate::acquire::{self, Acquire, Truth};
 
-/// A class whose instances are acquired and released.
-///
-/// # Safety
-///
-/// The class is frozen, so that a reference to an instance's contents is valid whenever the instance is.
-pub(crate) unsafe trait Acquirable: PyTypeInfo + Sync + 'static {
+/// A class whose instances are acquired and released. It is frozen, so that a reference to an instance's contents is valid
+/// whenever the instance is.
+pub(crate) trait Acquirable: PyClass<Frozen = True> + Sync {
     type Core: Acquire;
 
     /// What to acquire.
@@ -35,9 +33,6 @@ pub(crate) unsafe trait Acquirable: PyTypeInfo + Sync + 'static {
     ///
     /// `RuntimeError` if `__init__` did not run.
     fn core(&self) -> PyResult<&Self::Core>;
-
-    /// The contents of an instance.
-    fn contents<'a>(object: &'a Bound<'_, Self>) -> &'a Self;
 }
 
 /// Puts the four methods on `class`, a `T` or a subclass of it.
@@ -71,7 +66,7 @@ pub(crate) fn install<T: Acquirable>(class: &Bound<'_, PyType>) -> PyResult<()> 
     define(class, c"__exit__", method, ffi::METH_FASTCALL, c"__exit__($self, /, *exc_info)\n--\n\nRelease it.")
 }
 
-fn define(
+pub(crate) fn define(
     class: &Bound<'_, PyType>,
     name: &'static CStr,
     method: ffi::PyMethodDefPointer,
@@ -95,7 +90,7 @@ fn define(
 
 /// Runs what is not fast within `PyO3`; an error becomes the interpreter's present exception.
 #[cold]
-fn within<R>(body: impl FnOnce(Python<'_>) -> PyResult<R>) -> Option<R> {
+pub(crate) fn within<R>(body: impl FnOnce(Python<'_>) -> PyResult<R>) -> Option<R> {
     Python::attach(|py| {
         let result = catch_unwind(AssertUnwindSafe(|| body(py)))
             .unwrap_or_else(|_| Err(PyRuntimeError::new_err("a bug in procession: the native part panicked")));
@@ -106,7 +101,7 @@ fn within<R>(body: impl FnOnce(Python<'_>) -> PyResult<R>) -> Option<R> {
 /// Makes `error` the interpreter's present exception. What to return then.
 #[cold]
 #[inline(never)]
-fn raise(error: PyErr) -> *mut ffi::PyObject {
+pub(crate) fn raise(error: PyErr) -> *mut ffi::PyObject {
     within(|_| Err::<(), _>(error));
     std::ptr::null_mut()
 }
@@ -117,12 +112,12 @@ fn singleton(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     unsafe { ffi::Py_NewRef(object) }
 }
 
-fn truth(value: bool) -> *mut ffi::PyObject {
+pub(crate) fn truth(value: bool) -> *mut ffi::PyObject {
     // SAFETY: the interpreter runs: it called.
     singleton(if value { unsafe { ffi::Py_True() } } else { unsafe { ffi::Py_False() } })
 }
 
-fn none() -> *mut ffi::PyObject {
+pub(crate) fn none() -> *mut ffi::PyObject {
     // SAFETY: the interpreter runs: it called.
     singleton(unsafe { ffi::Py_None() })
 }
@@ -132,14 +127,14 @@ fn none() -> *mut ffi::PyObject {
 /// # Safety
 ///
 /// `object` points to an instance of the class or a subclass, which lives as long as the call.
-unsafe fn contents<T: Acquirable>(object: &*mut ffi::PyObject) -> &T {
+pub(crate) unsafe fn contents<T: PyClass<Frozen = True> + Sync>(object: &*mut ffi::PyObject) -> &T {
     // SAFETY: the interpreter calls methods with its lock held.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: by the caller's word it is an object.
     let object = unsafe { Borrowed::from_ptr(py, *object) };
     // SAFETY: by the caller's word it is an instance.
     let object: Borrowed<'_, '_, T> = unsafe { object.cast_unchecked() };
-    let this: *const T = T::contents(&object);
+    let this: *const T = object.get();
     // SAFETY: the contents live as long as the object, which the caller keeps for the call, and are never borrowed mutably.
     unsafe { &*this }
 }

@@ -1,5 +1,4 @@
 //! `RLock`.
-#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -20,18 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub struct RLock(Late<sync::RLock>);
 
-// SAFETY: the class is frozen.
-unsafe impl Acquirable for RLock {
+impl Acquirable for RLock {
     type Core = sync::RLock;
 
     #[inline]
     fn core(&self) -> PyResult<&sync::RLock> {
         self.0.get()
-    }
-
-    #[inline]
-    fn contents<'a>(object: &'a Bound<'_, Self>) -> &'a Self {
-        object.get()
     }
 }
 

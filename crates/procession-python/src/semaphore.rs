@@ -1,5 +1,4 @@
 //! `Semaphore` and `BoundedSemaphore`.
-#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -21,18 +20,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Semaphore(Late<sync::Semaphore>);
 
-// SAFETY: the class is frozen.
-unsafe impl Acquirable for Semaphore {
+impl Acquirable for Semaphore {
     type Core = sync::Semaphore;
 
     #[inline]
     fn core(&self) -> PyResult<&sync::Semaphore> {
         self.0.get()
-    }
-
-    #[inline]
-    fn contents<'a>(object: &'a Bound<'_, Self>) -> &'a Self {
-        object.get()
     }
 }
 
