@@ -16,7 +16,13 @@ except ImportError as error:
 
     __all__ = fallback.stand_in(__name__, error)  # noqa: PLE0605 (a list, as below)
 else:
-    from . import context
+    from . import context, process
+
+    if "multiprocessing" in sys.modules:
+        from . import beside
+
+        beside.join(first=True)
+    sys.meta_path.insert(0, process.Watch())
 
     # Everything public of the default context is a name of the package. The reducer alone is not looked up: that would
     # import the pickler.

@@ -85,6 +85,7 @@ def _run_child(life):
         # Only what the child itself registers is to run at its end.
         atexit._clear()
         atexit.register(util._exit_function)
+        util._register_others_exit()
         code = life()
     finally:
         atexit._run_exitfuncs()

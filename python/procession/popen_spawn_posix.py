@@ -2,7 +2,7 @@
 
 import os
 
-from . import _core, popen_fork, resource_tracker, spawn, util
+from . import _core, popen_fork, process, resource_tracker, spawn, util
 from .context import reduction, set_spawning_popen
 
 __all__ = ["Popen"]
@@ -58,6 +58,10 @@ def pickled_for_child(popen, process_obj):
     preparation = spawn.get_preparation_data(process_obj._name)
     set_spawning_popen(popen)
     try:
+        if process._standard is not None:
+            from . import beside
+
+            beside.hand_over(preparation, popen)
         return in_memory(preparation, process_obj)
     finally:
         set_spawning_popen(None)

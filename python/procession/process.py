@@ -19,16 +19,27 @@ except OSError:
 
 def current_process():
     """The object that stands for the calling process."""
+    if _standard is not None and _standard._current_process is not _current_process:
+        _become_standard_child()
     return _current_process
 
 
 def parent_process():
     """The object that stands for the process which started this one; None in the main process."""
+    current_process()
     return _parent_process
 
 
 def active_children():
-    """The processes started by this one that still run. Those that have ended are reaped."""
+    """The processes started by this one that still run. Those that have ended are reaped.
+
+    Those that were started by the standard package are among them, if the program uses that as well.
+    """
+    _cleanup()
+    return [*_children] if _standard is None else [*_children, *_standard.active_children()]
+
+
+def _own_children():
     _cleanup()
     return [*_children]
 
@@ -60,9 +71,11 @@ class BaseProcess:
     def __init__(self, group=None, target=None, name=None, args=(), kwargs=None, *, daemon=None):
         if group is not None:
             raise AssertionError("group must be None: there are no groups of processes")
-        creator = _current_process
+        creator = current_process()
         self._identity = (*creator._identity, next(_process_counter))
         self._config = dict(creator._config)
+        # That of the standard package would have the child import it.
+        self._config["authkey"] = AuthenticationString(creator.authkey)
         self._parent_pid = os.getpid()
         self._parent_name = creator.name
         self._target = target
@@ -84,7 +97,8 @@ class BaseProcess:
         if self._popen is not None:
             raise AssertionError("cannot start a process twice: make a new Process for each run")
         self._check_parent("start")
-        if _current_process._config.get("daemon"):
+        _look_beside()
+        if current_process()._config.get("daemon"):
             raise AssertionError(
                 "daemonic processes are not allowed to have children: they are killed without being asked, and "
                 "could not end them. Start this process with daemon=False"
@@ -253,6 +267,11 @@ class BaseProcess:
             # What the forked process object of the parent holds is finalized after the hooks below have run.
             parents_own, _current_process = _current_process, self
             _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+            _look_beside()
+            if _standard is not None:
+                from . import beside
+
+                beside.entered()
             if self.daemon:
                 _end_with_parent()
             util._name_log_records()
@@ -283,6 +302,10 @@ class BaseProcess:
 
         util._finalizer_registry.clear()
         util._run_after_forkers()
+        if _standard is not None:
+            from . import beside
+
+            beside.after_fork()
 
 
 def _code_of(exit):
@@ -302,8 +325,12 @@ class AuthenticationString(bytes):
     def __reduce__(self):
         from .context import get_spawning_popen
 
-        if get_spawning_popen() is None:
+        popen = get_spawning_popen()
+        if popen is None:
             raise TypeError("Pickling an AuthenticationString object is disallowed for security reasons")
+        if _standard is not None and not type(popen).__module__.startswith(__package__ + "."):
+            # A child of the standard package reads it before it knows where to find this one.
+            return _standard.AuthenticationString, (bytes(self),)
         return AuthenticationString, (bytes(self),)
 
 
@@ -358,6 +385,40 @@ def _end_with_parent():
             from . import util
 
             util.info("this process cannot follow its parent: %s", error)
+
+
+# The standard package's module of this name, if that package is used beside this one: see `beside`.
+_standard = None
+
+
+def _become_standard_child():
+    # It has started this process, by fork or before it came to know us.
+    global _current_process, _parent_process, _process_counter
+    _current_process = _standard._current_process
+    _parent_process = _standard._parent_process
+    _process_counter = _standard._process_counter
+
+
+class Watch:
+    """A finder that waits for the standard package to be imported, and finds nothing itself."""
+
+    names = ("multiprocessing", "multiprocessing.util", "multiprocessing.resource_tracker")
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.names:
+            return None
+        from . import beside
+
+        return beside.found(self, name, path, target)
+
+
+def _look_beside():
+    # For the case that the finder was not asked.
+    other = sys.modules.get("multiprocessing")
+    if _standard is None and other is not None and other is not sys.modules[__package__]:
+        from . import beside
+
+        beside.join()
 
 
 _parent_process = None

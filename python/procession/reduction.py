@@ -8,7 +8,7 @@ import sys
 from _pickle import Pickler, loads
 from abc import ABCMeta
 
-from . import context
+from . import context, process
 
 __all__ = ["DupFd", "ForkingPickler", "dump", "recv_handle", "recvfds", "register", "send_handle", "sendfds"]
 
@@ -41,6 +41,8 @@ class ForkingPickler(Pickler):
     def register(cls, type, reduce):
         """Have objects of `type` pickled as `reduce(obj)` says."""
         cls._extra_reducers[type] = reduce
+        if _lend is not None:
+            _lend(type, reduce)
 
     @classmethod
     def dumps(cls, obj, protocol=None):
@@ -54,6 +56,9 @@ class ForkingPickler(Pickler):
 
 
 register = ForkingPickler.register
+
+# Has the standard package know a reducer as well, if that is used beside this one: see `beside`.
+_lend = None
 
 
 def dump(obj, file, protocol=None):
@@ -107,6 +112,9 @@ def DupFd(fd):
     """What to pickle for a descriptor: its `detach()` gives the receiver's own copy."""
     popen = context.get_spawning_popen()
     if popen is not None:
+        if process._standard is not None and fd in getattr(popen, "_fds", ()) and popen.method == "spawn":
+            # The standard package starts no child with a descriptor listed twice.
+            return popen.DupFd(fd)
         return popen.DupFd(popen.duplicate_for_child(fd))
     from . import resource_sharer
 
@@ -186,3 +194,9 @@ class AbstractReducer(metaclass=ABCMeta):  # noqa: B024
 
     def __init__(self, *args):
         _register_all()
+
+
+if process._standard is not None:
+    from . import beside
+
+    beside.join_reducers()

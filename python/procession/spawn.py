@@ -196,6 +196,10 @@ def prepare(data):
         os.chdir(data["dir"])
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
+    if "standard_tracker" in data:
+        from . import beside
+
+        beside.take_over_tracker(data["standard_tracker"].detach())
     if "start_method" in data:
         from .context import _default_context
 

@@ -8,6 +8,8 @@ import importlib
 import importlib.machinery
 import sys
 
+from . import process
+
 __all__ = ["install", "is_installed"]
 
 STANDARD = "multiprocessing"
@@ -27,7 +29,8 @@ def install():
         return
     for name in [name for name in sys.modules if _is_standard(name)]:
         del sys.modules[name]
-    sys.meta_path.insert(0, _Finder())
+    # What was joined with the standard package stays so (see `beside`); it will not be imported any more.
+    sys.meta_path[:] = [_Finder(), *(finder for finder in sys.meta_path if not isinstance(finder, process.Watch))]
     sys.modules[STANDARD] = package
     _release_executor()
 

@@ -292,7 +292,7 @@ def _exit_function(
     info=info,
     debug=debug,
     _run_finalizers=_run_finalizers,
-    active_children=process.active_children,
+    active_children=process._own_children,
     current_process=process.current_process,
 ):
     """Ends the daemonic children, waits for the others and calls the finalizers. Once in a process."""
@@ -317,6 +317,21 @@ def _exit_function(
 
 
 atexit.register(_exit_function)
+
+
+def _register_others_exit():
+    # What the standard package registered went with all that the parent had registered.
+    if process._standard is not None:
+        from . import beside
+
+        if (exit := beside.at_exit()) is not None:
+            atexit.register(exit)
+
+
+if process._standard is not None:
+    from . import beside
+
+    beside.join_utils()
 
 
 # What knows of forks
