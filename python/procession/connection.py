@@ -6,7 +6,7 @@ On the wire they are what the standard package's connections are, so that either
 import os
 
 from . import _core, reduction, util
-from ._core import Connection
+from ._core import Connection, _create_response, _verify_challenge, answer_challenge, deliver_challenge  # noqa: F401
 from .context import AuthenticationError, BufferTooShort  # noqa: F401 (looked for here)
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
@@ -101,6 +101,9 @@ def address_type(address):
 class Listener:
     """Takes connections at an address. With an authkey, only from clients that have it too."""
 
+    # A client that has not shown its key after so many seconds is sent away: it would keep out all others. None: never.
+    patience = 20
+
     def __init__(self, address=None, family=None, backlog=1, authkey=None):
         family = family or (address_type(address) if address else default_family)
         _validate_family(family)
@@ -115,8 +118,7 @@ class Listener:
         conn = self._listener.accept()
         if self._authkey is not None:
             with _closed_on_failure(conn):
-                deliver_challenge(conn, self._authkey)
-                answer_challenge(conn, self._authkey)
+                _core.authenticate(conn, self._authkey, listener=True, timeout=self.patience)
         return conn
 
     def close(self):
@@ -150,8 +152,7 @@ def Client(address, family=None, authkey=None):
     conn = SocketClient(address)
     if authkey is not None:
         with _closed_on_failure(conn):
-            answer_challenge(conn, authkey)
-            deliver_challenge(conn, authkey)
+            _core.authenticate(conn, authkey, listener=False)
     return conn
 
 
@@ -238,9 +239,7 @@ def _connection_of(sock):
 
 # Authentication
 #
-# Each side proves to the other that it has the key, without sending it: it is sent random bytes and answers with their
-# HMAC under the key. The listener asks first. `docs/design.md` tells the messages, and what peers of Python 3.11 and
-# older say instead.
+# What is said, and what peers of Python 3.11 and older say instead, is in CONNECTION.md of the core, "Handshake".
 
 _CHALLENGE = CHALLENGE = b"#CHALLENGE#"
 _WELCOME = WELCOME = b"#WELCOME#"
@@ -248,90 +247,6 @@ _FAILURE = FAILURE = b"#FAILURE#"
 
 # So many random bytes are in a challenge.
 MESSAGE_LENGTH = 40
-
-# No message of the handshake is longer. Until it is done, nothing else from the peer is taken.
-_LONGEST = 256
-
-_ALLOWED_DIGESTS = ("md5", "sha256", "sha384", "sha3_256", "sha3_384")
-
-# What old peers send has no name of a digest before it, and is told by its length: a challenge, or an HMAC with MD5.
-_OLD_CHALLENGE_LENGTH = 20
-_OLD_ANSWER_LENGTH = 16
-
-
-def deliver_challenge(connection, authkey, digest_name="sha256"):
-    """Have the peer prove that it has the key. AuthenticationError if it hasn't."""
-    _check_handshake_key(authkey)
-    message = b"{%s}%s" % (digest_name.encode("ascii"), os.urandom(MESSAGE_LENGTH))
-    connection.send_bytes(_CHALLENGE + message)
-    answer = connection.recv_bytes(_LONGEST)
-    try:
-        _verify_challenge(authkey, message, answer)
-    except AuthenticationError:
-        connection.send_bytes(_FAILURE)
-        raise
-    connection.send_bytes(_WELCOME)
-
-
-def answer_challenge(connection, authkey):
-    """Prove to the peer that we have the key. AuthenticationError if it thinks otherwise."""
-    _check_handshake_key(authkey)
-    question = connection.recv_bytes(_LONGEST)
-    message = question.removeprefix(_CHALLENGE)
-    if len(message) == len(question):
-        raise AuthenticationError(f"Protocol error: expected a challenge, got {question!r}")
-    if len(message) < _OLD_CHALLENGE_LENGTH:
-        raise AuthenticationError(f"challenge too short: {len(message)} bytes")
-    connection.send_bytes(_create_response(authkey, message))
-    if connection.recv_bytes(_LONGEST) != _WELCOME:
-        raise AuthenticationError("digest sent was rejected: the other side has another authkey")
-
-
-def _check_handshake_key(authkey):
-    if not isinstance(authkey, bytes):
-        raise ValueError(f"Authkey must be bytes, not {type(authkey).__name__}")
-
-
-def _split_digest(message):
-    """The name of the digest before a challenge or an answer, and the rest. The name is empty for an old peer's."""
-    if len(message) in (_OLD_CHALLENGE_LENGTH, _OLD_ANSWER_LENGTH):
-        return "", message
-    if message[:1] == b"{":
-        name, brace, rest = message[1:].partition(b"}")
-        for digest in _ALLOWED_DIGESTS:
-            if brace and name == digest.encode("ascii"):
-                return digest, rest
-    raise AuthenticationError(f"unsupported digest, or none named, or a wrong length: {message!r}")
-
-
-def _create_response(authkey, message):
-    """The answer to a challenge. The HMAC is over all of it, so nobody between can have a weaker digest taken."""
-    import hmac
-
-    digest, _ = _split_digest(message)
-    if not digest:
-        try:
-            return hmac.digest(authkey, message, "md5")
-        except ValueError:
-            # There is no MD5 in this Python. An old peer will refuse what it doesn't know.
-            digest = "sha256"
-    return b"{%s}%s" % (digest.encode("ascii"), hmac.digest(authkey, message, digest))
-
-
-def _verify_challenge(authkey, message, response):
-    """AuthenticationError unless `response` is a right answer to the challenge `message`."""
-    import hmac
-
-    name, received = _split_digest(response)
-    digest = name or "md5"
-    try:
-        expected = hmac.digest(authkey, message, digest)
-    except ValueError:
-        raise AuthenticationError(f"the peer answered with {digest}, which this Python doesn't have") from None
-    if len(received) != len(expected):
-        raise AuthenticationError(f"a digest of {digest} has {len(expected)} bytes, not {len(received)}")
-    if not hmac.compare_digest(received, expected):
-        raise AuthenticationError("digest received was wrong: the other side has another authkey")
 
 
 # Objects as XML

@@ -10,7 +10,7 @@ use std::{
 };
 
 use procession_core::{
-    channel::{self, ConnectionError},
+    channel::{self, AuthenticationError, ConnectionError, Handshake, HandshakeError},
     sync::{Wait, WaitError},
 };
 use pyo3::{
@@ -254,6 +254,23 @@ impl Connection {
         }
         Ok(end)
     }
+
+    /// Goes through a handshake. `None` if the time is over.
+    pub(crate) fn authenticate(
+        &self,
+        py: Python<'_>,
+        handshake: Handshake,
+        timeout: Timeout,
+    ) -> PyResult<Option<Result<(), AuthenticationError>>> {
+        self.sender()?;
+        let end = self.receiver()?;
+        let run = |wait: &mut Wait<'_>| match handshake.run(&end.core, wait) {
+            Ok(()) => Ok(Ok(())),
+            Err(HandshakeError::Authentication(error)) => Ok(Err(error)),
+            Err(HandshakeError::Connection(error)) => Err(error),
+        };
+        blocking(py, end, timeout, run)
+    }
 }
 
 /// The descriptors of a pipe whose ends both send and receive.
@@ -386,7 +403,7 @@ fn closed() -> PyErr {
 }
 
 /// An `OSError` with the number, which makes it the subclass for that number.
-fn os_error(error: &std::io::Error) -> PyErr {
+pub(crate) fn os_error(error: &std::io::Error) -> PyErr {
     let Some(number) = error.raw_os_error() else {
         return PyOSError::new_err(error.to_string());
     };

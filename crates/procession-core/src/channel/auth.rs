@@ -10,7 +10,7 @@ use hmac::{KeyInit, Mac, SimpleHmac};
 use subtle::ConstantTimeEq;
 
 use super::{Connection, ConnectionError};
-use crate::sync::Wait;
+use crate::{sync::Wait, sys::io as sys};
 
 /// No message of a handshake is longer. A peer that announces a longer one has no key to show.
 pub const LONGEST_MESSAGE: usize = 256;
@@ -58,7 +58,8 @@ impl Digest {
         }
     }
 
-    fn named(name: &[u8]) -> Option<Self> {
+    /// The one of this name.
+    pub fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|digest| digest.name().as_bytes() == name)
     }
 
@@ -140,17 +141,22 @@ impl Challenge {
     fn question(&self) -> Vec<u8> {
         [CHALLENGE, &self.0].concat()
     }
+}
 
-    fn verify(&self, key: &[u8], answer: &[u8]) -> Result<(), AuthenticationError> {
-        let (digest, received) = split(answer)?;
-        let digest = digest.unwrap_or(Digest::Md5);
-        let expected = digest.mac(key, &self.0);
-        if expected.len() != received.len() {
-            return Err(AuthenticationError::WrongLength { digest, length: received.len() });
-        }
-        // Were the comparison to end at the first difference, its time would tell how much of an answer is right.
-        if bool::from(expected.ct_eq(received)) { Ok(()) } else { Err(AuthenticationError::WrongDigest) }
+/// Looks at the answer to a challenge: everything after `#CHALLENGE#`.
+///
+/// # Errors
+///
+/// It is not right, or no answer.
+pub fn verify_response(key: &[u8], challenge: &[u8], response: &[u8]) -> Result<(), AuthenticationError> {
+    let (digest, received) = split(response)?;
+    let digest = digest.unwrap_or(Digest::Md5);
+    let expected = digest.mac(key, challenge);
+    if expected.len() != received.len() {
+        return Err(AuthenticationError::WrongLength { digest, length: received.len() });
     }
+    // Were the comparison to end at the first difference, its time would tell how much of an answer is right.
+    if bool::from(expected.ct_eq(received)) { Ok(()) } else { Err(AuthenticationError::WrongDigest) }
 }
 
 /// The digest that a challenge or an answer names, and what follows. `None` for an old peer's.
@@ -166,19 +172,28 @@ fn split(message: &[u8]) -> Result<(Option<Digest>, &[u8]), AuthenticationError>
     Ok((Some(digest), rest))
 }
 
-/// The answer to a challenge. The HMAC is over all of it, so nobody between can have a weaker digest taken.
-fn answer(key: &[u8], question: &[u8]) -> Result<Vec<u8>, AuthenticationError> {
-    let message = question.strip_prefix(CHALLENGE).ok_or(AuthenticationError::NoChallenge)?;
-    if message.len() < OLD_CHALLENGE {
-        return Err(AuthenticationError::ShortChallenge(message.len()));
-    }
-    let (digest, _) = split(message)?;
+/// The answer to a challenge: everything after `#CHALLENGE#`. The HMAC is over all of it, so nobody between can have a
+/// weaker digest taken.
+///
+/// # Errors
+///
+/// The challenge names no digest that is known, and is not as long as an old peer's, which names none.
+pub fn create_response(key: &[u8], challenge: &[u8]) -> Result<Vec<u8>, AuthenticationError> {
+    let (digest, _) = split(challenge)?;
     let Some(digest) = digest else {
-        return Ok(Digest::Md5.mac(key, message));
+        return Ok(Digest::Md5.mac(key, challenge));
     };
-    let mut answer = format!("{{{digest}}}").into_bytes();
-    answer.extend(digest.mac(key, message));
-    Ok(answer)
+    let mut response = format!("{{{digest}}}").into_bytes();
+    response.extend(digest.mac(key, challenge));
+    Ok(response)
+}
+
+fn answer(key: &[u8], question: &[u8]) -> Result<Vec<u8>, AuthenticationError> {
+    let challenge = question.strip_prefix(CHALLENGE).ok_or(AuthenticationError::NoChallenge)?;
+    if challenge.len() < OLD_CHALLENGE {
+        return Err(AuthenticationError::ShortChallenge(challenge.len()));
+    }
+    create_response(key, challenge)
 }
 
 /// What a side has to do now.
@@ -298,7 +313,7 @@ impl Handshake {
     pub fn received(&mut self, message: &[u8]) {
         match &self.state {
             State::Asked(challenge) => {
-                let verified = challenge.verify(&self.key, message);
+                let verified = verify_response(&self.key, &challenge.0, message);
                 self.say = Some(if verified.is_ok() { WELCOME } else { FAILURE }.to_vec());
                 self.half_over(verified);
             }
@@ -332,7 +347,14 @@ impl Handshake {
             match self.step() {
                 Step::Send(message) => connection.send(&message, wait)?,
                 Step::Receive => self.received(&connection.receive_at_most(LONGEST_MESSAGE, wait)?),
-                Step::End(result) => return Ok(result?),
+                Step::End(result) => {
+                    // A peer of the standard package holds back what it sends next until it knows that its last message has
+                    // come, and the system would wait for something to send along with that.
+                    if let Some(number) = connection.number() {
+                        sys::acknowledge(number);
+                    }
+                    return Ok(result?);
+                }
             }
         }
     }

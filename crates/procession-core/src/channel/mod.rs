@@ -28,7 +28,8 @@ mod wait;
 
 pub use address::{Address, BadAddress};
 pub use auth::{
-    AuthenticationError, Digest, Handshake, HandshakeError, LONGEST_MESSAGE, Step, answer_challenge, deliver_challenge,
+    AuthenticationError, Digest, Handshake, HandshakeError, LONGEST_MESSAGE, Step, answer_challenge, create_response,
+    deliver_challenge, verify_response,
 };
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing, Partial};
 pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated, peer_address};

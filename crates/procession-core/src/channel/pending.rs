@@ -111,7 +111,10 @@ impl Pending {
                     }
                     None => return Ok(false),
                 },
-                Step::End(result) => return Ok(result.map(|()| true)?),
+                Step::End(result) => {
+                    sys::acknowledge(self.socket.as_raw_fd());
+                    return Ok(result.map(|()| true)?);
+                }
             }
         }
     }
