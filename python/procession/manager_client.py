@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 
-from . import _core, connection, process, util
+from . import connection, foreign, process, util
 from .context import get_spawning_popen
 
 __all__ = ["BaseProxy", "RemoteError", "Token", "dispatch"]
@@ -62,8 +62,9 @@ def convert_to_error(kind, result):
 
 def dispatch(c, id, methodname, args=(), kwds=None):
     """Ask the server behind connection `c`, and return what it replies. An error there is raised here."""
-    c.send((id, methodname, args, kwds or {}))
-    return _result_of(*c.recv())
+    wire = Wire(c)
+    wire.send(wire.dumps((id, methodname, args, kwds or {})))
+    return _result_of(*wire.loads(wire.receive()))
 
 
 def _server_gone(error):
@@ -96,7 +97,7 @@ class Wire:
         # XML connections are wrapped ones.
         inner = getattr(connection, "_conn", None)
         if inner is None:
-            inner, self.dumps, self.loads = connection, _core.dumps, _core.loads
+            inner, self.dumps, self.loads = connection, foreign.dumps, foreign.loads
         else:
             self.dumps, self.loads = connection._dumps, connection._loads
         self.send, self.receive = inner.send_bytes, inner.recv_bytes

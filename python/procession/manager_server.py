@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 
-from . import connection, process, reduction, util
+from . import _core, connection, process, reduction, util
 from .manager_client import Token, Wire, listener_client
 from .manager_holders import Clients, guard_of
 
@@ -116,8 +116,7 @@ class Server:
     def _handle_request(self, conn):
         wire, request = Wire(conn), None
         try:
-            connection.deliver_challenge(conn, self.authkey)
-            connection.answer_challenge(conn, self.authkey)
+            _core.authenticate(conn, self.authkey, listener=True, timeout=connection.Listener.patience)
             request = wire.loads(wire.receive())
         except Exception:
             message = "#TRACEBACK", traceback.format_exc()
