@@ -6,6 +6,7 @@ the rules; names in quotes are its scenarios.
 """
 
 import contextlib
+import functools
 import os
 import queue
 import select
@@ -467,12 +468,12 @@ def _wait(condition, holder, timeout):
         gone = True
     finally:
         condition._acquire_restore(saved)
-    if not notified:
-        try:
-            condition._waiters.remove(bell)
-        except ValueError:
-            # It was notified while it waited for the lock.
-            notified = True
+        if not notified:
+            try:
+                condition._waiters.remove(bell)
+            except ValueError:
+                # It was notified while it waited for the lock.
+                notified = True
     if gone or holder.has_left():
         if notified:
             condition.notify()
@@ -508,7 +509,7 @@ class _QueueGuard(_Guard):
         return item
 
     def put(self, holder, /, item, *args, **kwds):
-        return self._in_slices(lambda *limit: self.obj.put(item, *limit), queue.Full, None, holder, args, kwds)
+        return self._in_slices(functools.partial(self.obj.put, item), queue.Full, None, holder, args, kwds)
 
     def _in_slices(self, method, not_yet, undo, holder, args, kwds):
         try:

@@ -327,17 +327,17 @@ class Server:
             # One at a time: many return an object of the server's, and make it when first called.
             with self._constructing:
                 obj = callable(*args, **kwds)
-        exposed = set(public_methods(obj) if exposed is None else exposed)
+        exposed = list(public_methods(obj) if exposed is None else exposed)
         if method_to_typeid is not None:
             if not isinstance(method_to_typeid, dict):
                 raise TypeError(f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)!s}, not dict")
-            exposed.update(method_to_typeid)
+            exposed += method_to_typeid
         # A text, since XML-RPC knows only small integers.
         ident = f"{id(obj):x}-{self._nonce}"
         guard = guard_of(obj)
         util.debug("%r callable returned object with id %r", typeid, ident)
         with self.mutex:
-            self.id_to_obj[ident] = obj, exposed, method_to_typeid
+            self.id_to_obj[ident] = obj, set(exposed), method_to_typeid
             if guard is not None:
                 self._guards[ident] = guard
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1

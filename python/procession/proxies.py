@@ -1,5 +1,6 @@
 """Proxies of the kinds of objects that SyncManager makes."""
 
+import functools
 import time
 import types
 from collections.abc import MutableMapping, MutableSequence, MutableSet
@@ -192,6 +193,23 @@ def _names(text):
     return tuple(text.split())
 
 
+def _with_values(proxytype, names):
+    """Have operators take proxies of their own kind on the other side, too: by value.
+
+    (In the server a proxy is no list, dict or set; `d | e` of two proxies is a TypeError in the standard package.)
+    """
+    for name in names:
+        setattr(proxytype, name, _with_value(getattr(proxytype, name), proxytype))
+
+
+def _with_value(method, proxytype):
+    @functools.wraps(method)
+    def operator(self, other):
+        return method(self, other._getvalue() if isinstance(other, proxytype) else other)
+
+    return operator
+
+
 BaseListProxy = MakeProxyType(
     "BaseListProxy",
     _names(
@@ -216,6 +234,7 @@ class ListProxy(BaseListProxy):  # type: ignore[misc, valid-type]
         return types.GenericAlias(cls, item)
 
 
+_with_values(ListProxy, ["__add__"])
 MutableSequence.register(BaseListProxy)
 
 _BaseDictProxy = MakeProxyType(
@@ -239,6 +258,7 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc, valid-type]
         return types.GenericAlias(cls, item)
 
 
+_with_values(DictProxy, ["__or__", "__ror__"])
 MutableMapping.register(_BaseDictProxy)
 
 _BaseSetProxy = MakeProxyType(
@@ -277,6 +297,10 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc, valid-type]
         return types.GenericAlias(cls, item)
 
 
+_with_values(
+    SetProxy,
+    _names("__and__ __ge__ __gt__ __le__ __lt__ __or__ __rand__ __ror__ __rsub__ __rxor__ __sub__ __xor__"),
+)
 MutableSet.register(_BaseSetProxy)
 
 ArrayProxy = MakeProxyType("ArrayProxy", _names("__len__ __getitem__ __setitem__"))
