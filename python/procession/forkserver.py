@@ -117,7 +117,7 @@ class ForkServer:
 
         Returns its pid, its pidfd and a socket on which the server tells its exit code.
         """
-        tracker = resource_tracker.getfd()
+        tracker = resource_tracker._resource_tracker._family_fd()
         # The server may die with the request in its hands. A child that it forked but didn't tell of finds nothing to
         # do and exits, so the next server can be asked.
         for _attempt in range(2):

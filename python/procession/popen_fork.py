@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import sys
 
 from . import _core, util
 
@@ -64,6 +65,10 @@ class Popen:
 
     def _launch(self, process_obj):
         parent_sentinel = _core.life_sentinel()
+        # So that parent and child have one tracker, whichever needs it first. Who hasn't imported it has no use for it.
+        tracker = sys.modules.get(f"{__package__}.resource_tracker")
+        if tracker is not None:
+            tracker._resource_tracker._family_fd()
         self.pid = os.fork()
         if self.pid == 0:
             _run_child(lambda: process_obj._bootstrap(parent_sentinel=parent_sentinel))

@@ -36,7 +36,7 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj):
         handles = {
-            "tracker_fd": resource_tracker.getfd(),
+            "tracker_fd": resource_tracker._resource_tracker._family_fd(),
             "pipe_handle": pickled_for_child(self, process_obj),
             "parent_sentinel": _core.life_sentinel(),
         }

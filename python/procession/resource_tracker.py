@@ -2,8 +2,13 @@
 
 Locks, queues and pools of this package have no names: the kernel frees them. What has one is
 `shared_memory.SharedMemory`. The helper is started when the first such name is registered, in whichever process of the
-family; all others inherit the writing end of its pipe. It ignores SIGINT and SIGTERM, and ends when the last of them is
-gone, after unlinking what is registered still.
+family. It ignores SIGINT and SIGTERM, and ends when the last of the family is gone, after unlinking what is registered
+still.
+
+The pipe that leads to it is there before: a process makes it when it starts its first child, and the whole family
+inherits the writing end. Who needs the helper opens the reading end through /proc and locks it (flock). Who gets the lock
+starts the helper and hands it on, and the helper has it for life. So there is one helper at a time, and what was written
+to one that was killed is read by the next.
 """
 
 import os
@@ -63,15 +68,21 @@ class ResourceTracker:
         # What this process has registered, and how: a helper that takes the place of a killed one is told of it.
         self._registered = {}
         self._many = 1000
+        # The writing end; that alone does not say that the helper runs.
         self._fd = None
+        # Whether it was found to run.
+        self._seen = False
         self._pid = None
         self._exitcode = None
         self._waitpid_timed_out = False
-        self._use_simple_format = type(self)._launch is not ResourceTracker._launch
+        # Whether this process is the one that the family began with.
+        self._is_ancestor = True
+        self._has_family_pipe = type(self)._launch is ResourceTracker._launch
+        self._use_simple_format = not self._has_family_pipe
 
     def __del__(self):
-        # So that no zombie is left. Not for long: a child of ours may live on, and with it the helper.
-        self._stop(use_blocking_lock=False, wait_timeout=0.2)
+        # So that no zombie is left, for which the last of the family waits. Not for long: there may be a forked child.
+        self._stop(use_blocking_lock=False, wait_timeout=0.2 if self._is_ancestor else 0)
 
     def _after_fork_in_child(self):
         # The helper is our parent's child. Its pipe we share, so that what we register lives as long as our family.
@@ -88,6 +99,23 @@ class ResourceTracker:
         """The pipe's writing end, for a child to inherit; starts the helper."""
         self.ensure_running()
         return self._fd
+
+    def _family_fd(self):
+        """The pipe's writing end, for a child to inherit. The helper is not started for that."""
+        with self._lock:
+            if self._fd is None:
+                reader, self._fd = os.pipe()
+                os.close(reader)
+            return self._fd
+
+    def _is_running(self):
+        """Whether there is a helper, started by whomever of the family."""
+        if self._fd is None or self._seen:
+            return self._fd is not None and self._check_alive()
+        reader = self._claim()
+        if reader is not None:
+            os.close(reader)
+        return reader is None
 
     def ensure_running(self):
         """Start the helper, here or again, unless it runs."""
@@ -110,42 +138,70 @@ class ResourceTracker:
                 self._entered = False
 
     def _deliver(self, msg):
-        if self._fd is not None:
+        lines = [self._make_probe_message() if msg is None else msg]
+        launched = 0
+        while True:
+            # Not by writing: where nobody reads as yet that would be a SIGPIPE, which some programs let end them.
+            if self._fd is None or (self._has_family_pipe and not self._seen):
+                self._launch()
+                launched += 1
             try:
-                self._write(self._make_probe_message() if msg is None else msg)
-                return
+                for line in lines:
+                    self._write(line)
             except OSError:
-                self._teardown_dead_process()
-                self._forget_what_is_gone()
-                known = [*self._registered.values()]
-        else:
-            known = []
-        self._launch()
-        for line in known:
-            self._write(line)
-        if msg is not None and msg not in known:
-            self._write(msg)
+                # A helper that can't be started at all is no reason to try for ever.
+                if launched == 3:
+                    raise
+                if self._seen or not self._has_family_pipe:
+                    self._teardown_dead_process()
+                    self._forget_what_is_gone()
+                    known = [*self._registered.values()]
+                    lines = [*known, *(line for line in lines if line not in known)]
+            else:
+                self._seen = True
+                return
 
     def _teardown_dead_process(self):
-        os.close(self._fd)
+        if not self._has_family_pipe:
+            os.close(self._fd)
+            self._fd = None
         if self._pid is not None:
             try:
                 os.waitpid(self._pid, 0)
             except ChildProcessError:
                 pass
-        self._fd = self._pid = self._exitcode = None
+        self._seen = False
+        self._pid = self._exitcode = None
         warnings.warn(
             "resource_tracker: process died unexpectedly, relaunching. "
             "Names that other processes registered with it may leak.",
             stacklevel=5,
         )
 
+    def _claim(self):
+        """The pipe's reading end, locked. None if somebody has the lock, which is the helper or who starts it."""
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        reader = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flock(reader, LOCK_EX | LOCK_NB)
+        except BaseException as error:
+            os.close(reader)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+        return reader
+
     def _launch(self):
         import signal
 
-        from . import spawn, util
+        from . import process, spawn, util
 
-        reader, writer = os.pipe()
+        self._is_ancestor = process.parent_process() is None
+        self._family_fd()
+        reader = self._claim()
+        if reader is None:
+            return
         try:
             passed = [reader]
             try:
@@ -161,12 +217,8 @@ class ResourceTracker:
                 self._pid = util.spawnv_passfds(executable, command, passed)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        except BaseException:
-            os.close(writer)
-            raise
         finally:
             os.close(reader)
-        self._fd = writer
 
     def _make_probe_message(self):
         return b"PROBE:0:noop\n"
@@ -257,6 +309,7 @@ class ResourceTracker:
             return
         pid, fd = self._pid, self._fd
         self._fd = self._pid = self._exitcode = None
+        self._seen = False
         self._registered.clear()
         close(fd)
         deadline = None if wait_timeout is None else monotonic() + wait_timeout

@@ -68,7 +68,7 @@ def _warn_if_too_large(size):
 
 def _forget(name):
     """Tell the tracker that a name is unlinked, whoever registered it, if there is a tracker who could have it."""
-    if resource_tracker._resource_tracker._fd is not None:
+    if resource_tracker._resource_tracker._is_running():
         resource_tracker.unregister(name, "shared_memory")
 
 

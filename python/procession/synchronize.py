@@ -32,7 +32,7 @@ class _Shared:
             # Nothing of ours has a name to track. But programs expect the tracker, if there is one, to be there again
             # once they have made a lock, should it have been killed.
             tracker = sys.modules.get(f"{__package__}.resource_tracker")
-            if tracker is not None and tracker._resource_tracker._fd is not None:
+            if tracker is not None and tracker._resource_tracker._seen:
                 tracker.ensure_running()
 
     def __getstate__(self):
