@@ -1,7 +1,7 @@
 """python -m procession [script.py | -m module | -c code] arguments...
 
 Runs a program as python itself would, with `multiprocessing` meaning this package in it, in its libraries and in all
-its children.
+its children. `enable`, `disable` and `status` do and undo that for all programs of a virtual environment: see `switch`.
 """
 
 import os
@@ -13,17 +13,27 @@ __all__ = ["main"]
 USAGE = """usage: python -m procession script.py [arguments]
        python -m procession -m module [arguments]
        python -m procession -c code [arguments]
+       python -m procession enable | disable | status [--system]
 
-Runs the program with procession in place of multiprocessing."""
+Runs the program with procession in place of multiprocessing.
+
+enable has this done for every program of the virtual environment from now on, without a change to the program or to
+how it is started; disable takes that back. status says what is so, and exits with 0 if multiprocessing is procession
+there, else with 1. A program that is started with PROCESSION_TAKEOVER=off in its environment is left out. --system
+is needed where the Python is not that of a virtual environment. A script of such a name is run as ./enable."""
 
 
 def main(arguments):
     """Run the program that the command line names."""
-    from .takeover import install
+    from . import install
 
     match arguments:
         case ["-h" | "--help", *_]:
             print(USAGE)
+        case ["enable" | "disable" | "status" as command, *options]:
+            from .switch import main
+
+            sys.exit(main(command, options))
         case ["-m", module, *rest]:
             install()
             run_module(module, rest)

@@ -21,7 +21,8 @@ def install():
     To be called before anything else imports `multiprocessing`: names that a module has taken from the standard package
     stay what they are.
     """
-    if is_installed():
+    if is_installed() or f"{__package__}.fallback" in sys.modules:
+        # Or the standard package stands in for this one.
         return
     package = sys.modules[__package__]
     if STANDARD in sys.modules and sys.modules[STANDARD] is package:
@@ -32,7 +33,15 @@ def install():
     # What was joined with the standard package stays so (see `beside`); it will not be imported any more.
     sys.meta_path[:] = [_Finder(), *(finder for finder in sys.meta_path if not isinstance(finder, process.Watch))]
     sys.modules[STANDARD] = package
-    _release_executor()
+    # Those that the standard package has imported when it is imported itself.
+    for name in ("context", "process"):
+        sys.modules[f"{STANDARD}.{name}"] = sys.modules[f"{__package__}.{name}"]
+    _release_executor(package)
+
+
+def find():
+    """How `multiprocessing` is loaded once this package has taken its place."""
+    return _Finder().find_spec(STANDARD)
 
 
 def is_installed():
@@ -44,9 +53,11 @@ def _is_standard(name):
     return name == STANDARD or name.startswith(STANDARD + ".")
 
 
-def _release_executor():
-    # ProcessPoolExecutor holds the modules it imported. Its own module is imported anew when it is next asked for.
-    if sys.modules.pop("concurrent.futures.process", None) is not None:
+def _release_executor(package):
+    # ProcessPoolExecutor holds the modules it imported. Its own module is imported anew when it is next asked for. If it
+    # holds none, its import is what has us come in now.
+    if getattr(sys.modules.get("concurrent.futures.process"), "mp", package) is not package:
+        del sys.modules["concurrent.futures.process"]
         futures = sys.modules.get("concurrent.futures")
         for name in ("process", "ProcessPoolExecutor"):
             vars(futures).pop(name, None)
