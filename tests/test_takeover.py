@@ -1,7 +1,9 @@
 """The three ways in: `import procession as multiprocessing`, `python -m procession`, `procession.install()`."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +87,61 @@ print(process.__name__, after is before, concurrent.futures.process.mp.__name__)
 """,
     )
     assert (result.stdout, result.stderr) == ("procession.process False procession\n", "")
+
+
+@pytest.mark.parametrize("way", ["beside", "install"])
+@pytest.mark.parametrize("where", ["folder", "relative"])
+def test_children_find_a_package_that_the_program_found_by_itself(way, where, tmp_path):
+    # By a folder that it put into sys.path: a new interpreter does not look there.
+    package = Path(procession.__file__).parent
+    (tmp_path / "folder with 'quotes'; and more").mkdir()
+    (tmp_path / "folder with 'quotes'; and more" / "procession").symlink_to(package)
+    folder = str(tmp_path) + "/" if where == "folder" else ""
+    path = tmp_path / "program.py"
+    path.write_text(
+        f"""
+import sys, os
+sys.path.append({folder!r} + "folder with 'quotes'; and more")
+import procession
+if {way!r} == "install":
+    procession.install()
+import procession.shared_memory
+def child(name):
+    memory = procession.shared_memory.SharedMemory(name, track=True)
+    memory.buf[0] += 1
+    memory.close()
+    if sys.argv[1:]:
+        print(procession.__file__, sys.path.index(sys.path[-1]) > 0, flush=True)
+    else:
+        sys.argv.append("grandchild")
+        p = procession.Process(target=child, args=(name,))
+        p.start()
+        p.join()
+    if {way!r} == "install":
+        import multiprocessing
+        assert multiprocessing is procession
+if __name__ == "__main__":
+    memory = procession.shared_memory.SharedMemory(create=True, size=1)
+    os.chdir("/")
+    for count, method in enumerate(["spawn", "forkserver"], 1):
+        procession.set_start_method(method, force=True)
+        p = procession.Process(target=child, args=(memory.name,))
+        p.start()
+        p.join()
+        assert p.exitcode == 0
+        assert memory.buf[0] == 2 * count
+    memory.close()
+    memory.unlink()
+"""
+    )
+    # A base interpreter, which has no procession of its own.
+    base = os.path.join(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run([base, path], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=50)
+    assert result.stderr == ""
+    found = str(tmp_path / "folder with 'quotes'; and more" / "procession" / "__init__.py")
+    assert result.stdout == f"{found} True\n" * 2
+    assert result.returncode == 0
 
 
 def test_what_does_not_exist_is_not_found():

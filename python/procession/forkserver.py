@@ -78,14 +78,12 @@ class ForkServer:
                 if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):
                     handles["blocked"] = 1
                 arguments = ", ".join(f"{name}={value}" for name, value in handles.items())
-                program = f"from {__name__} import main; main({arguments})"
-                executable = spawn.get_executable()
-                command = [executable, *util._args_from_interpreter_flags(), "-c", program]
+                command = spawn.new_interpreter(__name__, "main", arguments)
                 passed = [handles[name] for name in ("control", "life", "data")]
                 # A Ctrl-C from now on waits until the server ignores it.
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
                 try:
-                    self._forkserver_pid = util.spawnv_passfds(executable, command, passed)
+                    self._forkserver_pid = util.spawnv_passfds(command[0], command, passed)
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
             finally:

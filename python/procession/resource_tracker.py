@@ -208,13 +208,11 @@ class ResourceTracker:
                 passed.append(sys.stderr.fileno())
             except Exception:
                 pass  # no stderr, or one that is no file: the warnings go nowhere
-            program = f"from {__name__} import main;main({reader})"
-            executable = spawn.get_executable()
-            command = [executable, *util._args_from_interpreter_flags(), "-c", program]
+            command = spawn.new_interpreter(__name__, "main", reader)
             # Blocked, so that neither signal ends the helper before it ignores them.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
             try:
-                self._pid = util.spawnv_passfds(executable, command, passed)
+                self._pid = util.spawnv_passfds(command[0], command, passed)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         finally:

@@ -65,8 +65,29 @@ def get_command_line(**kwds):
     if getattr(sys, "frozen", False):
         return [sys.executable, _FORKING, *(f"{name}={value!r}" for name, value in kwds.items())]
     arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
-    program = f"from {__name__} import spawn_main; spawn_main({arguments})"
-    return [get_executable(), *util._args_from_interpreter_flags(), "-c", program, _FORKING]
+    return [*new_interpreter(__name__, "spawn_main", arguments), _FORKING]
+
+
+def new_interpreter(module, function, arguments):
+    """The command line of an interpreter that calls a function of this package, with arguments as they are written."""
+    steps = [f"from {module} import {function}", f"{function}({arguments})"]
+    folder = _folder_to_tell()
+    if folder is not None:
+        # In front, so that it is this very package; and not for longer than it takes.
+        steps = ["import sys", f"sys.path.insert(0, {folder!r})", steps[0], "del sys.path[0]", steps[1]]
+    program = "; ".join(steps)
+    return [get_executable(), *util._args_from_interpreter_flags(), "-c", program]
+
+
+def _folder_to_tell():
+    """The folder that the package is in, unless each new interpreter looks there of itself."""
+    if getattr(sys, "frozen", False):
+        return None
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    site = sys.modules.get("site")
+    if site is not None and not sys.flags.no_site and folder in site.getsitepackages():
+        return None
+    return folder
 
 
 def _taken_over():
