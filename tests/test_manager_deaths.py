@@ -98,6 +98,21 @@ def test_what_a_killed_client_held_is_given_back(manager, kind, how, printed):
     assert "died while holding it" in err
 
 
+@pytest.mark.parametrize("kind", ["Lock", "Semaphore", "BoundedSemaphore"])
+def test_another_may_release_what_a_client_held_to_its_end(nearby, kind, ctx):
+    lock = getattr(nearby, kind)()
+    for wait in (0, 0.5):
+        child = ctx.Process(target=lock.acquire)
+        child.start()
+        child.join()
+        # Before, or after it was given back.
+        eventually_waits(wait)
+        lock.release()
+        if kind != "Semaphore":
+            with pytest.raises((RuntimeError, ValueError), match="release"):
+                lock.release()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_waiter_gets_what_a_client_killed_meanwhile_held(manager, kind):
     lock = getattr(manager, kind)()

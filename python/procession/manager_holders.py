@@ -240,6 +240,9 @@ class _Held(_Guard):
         super().__init__(obj)
         self.holders = {}
         self._mutex = threading.Lock()
+        # "Released late": how much was given back that somebody may yet release.
+        self._given_back = 0
+        self._settling = threading.Lock()
 
     def forget(self):
         with self._mutex:
@@ -293,18 +296,30 @@ class _Held(_Guard):
 
     def recover(self, holder):
         """A client has died: give back what one of its threads held."""
-        count = self._strike(holder, self.holders.get(holder, 0))
-        if count and self.is_recoverable():
-            # Before it goes on with it somebody may want to know.
-            _warn(
-                f"{_name(self)} of a manager recovered: {holder.client.name} died while holding it; "
-                "what it protects may be half changed"
-            )
-            self._give_back(count)
+        with self._settling:
+            count = self._strike(holder, self.holders.get(holder, 0))
+            if count and self.is_recoverable():
+                # Before it goes on with it somebody may want to know.
+                _warn(
+                    f"{_name(self)} of a manager recovered: {holder.client.name} died while holding it; "
+                    "what it protects may be half changed"
+                )
+                self._give_back(count)
+                self._given_back += count
 
     def is_recoverable(self):
         """Whether what a dead client held is to be given back."""
         return True
+
+    def _release_by_anybody(self, *args, **kwds):
+        with self._settling:
+            try:
+                return self.obj.release(*args, **kwds)
+            except (RuntimeError, ValueError):
+                if args or kwds or not self._given_back:
+                    raise
+                self._given_back -= 1
+                return None
 
     def _give_back(self, count):
         try:
@@ -350,7 +365,7 @@ class _LockGuard(_Held):
         owner = next(iter(self.holders), holder)
         struck = self._strike(owner)
         try:
-            return self.obj.release(*args, **kwds)
+            return self._release_by_anybody(*args, **kwds)
         except BaseException:
             if struck:
                 self._enter(owner)
@@ -369,7 +384,7 @@ class _SemaphoreGuard(_Held):
         self._signalling = False
 
     def release(self, holder, /, *args, **kwds):
-        result = self.obj.release(*args, **kwds)
+        result = self._release_by_anybody(*args, **kwds)
         left = args[0] if args else kwds.get("n", 1)
         # A process is one holder, whichever of its threads acquires and releases.
         client = holder.client
