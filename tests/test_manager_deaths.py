@@ -12,6 +12,7 @@ import pytest
 
 import processes
 import procession
+from procession import managers
 from procession.managers import SyncManager
 
 FORK = procession.get_context("fork")
@@ -506,3 +507,72 @@ def test_proxies_of_a_server_that_is_gone_do_not_reach_the_next_one():
         del old, proxy
         assert [list(proxy) for proxy in new] == [[number + 100] for number in range(20)]
     first.shutdown()
+
+
+# Clients of the standard package
+
+STANDARD = """
+import sys
+from multiprocessing.managers import AcquirerProxy, BaseManager
+
+class Manager(BaseManager):
+    pass
+
+Manager.register("the_lock", proxytype=AcquirerProxy)
+Manager.register("the_queue")
+manager = Manager(eval(sys.argv[1]), b"secret")
+manager.connect()
+lock, q = manager.the_lock(), manager.the_queue()
+if sys.argv[2] == "hold":
+    lock.acquire()
+lock.locked() if hasattr(lock, "locked") else q.qsize()
+print("ready", flush=True)
+lock.acquire() if sys.argv[2] != "get" else q.get()
+"""
+
+
+class Serving(SyncManager):
+    pass
+
+
+THE_LOCK, THE_QUEUE = threading.Lock(), queue.Queue()
+
+
+def the_lock():
+    return THE_LOCK
+
+
+def the_queue():
+    return THE_QUEUE
+
+
+Serving.register("the_lock", the_lock, managers.AcquirerProxy)
+Serving.register("the_queue", the_queue)
+
+
+@pytest.mark.parametrize("what", ["hold", "wait", "get"])
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
+def test_a_killed_client_of_the_standard_package(program, address, what):
+    with Serving(address, b"secret", ctx=FORK) as manager:
+        lock, q = manager.the_lock(), manager.the_queue()
+        if what == "wait":
+            lock.acquire()
+        client = program(STANDARD, repr(manager.address), what, options=())
+        assert client.readline() == "ready"
+        eventually_waits()
+        os.kill(client.pid, signal.SIGKILL)
+        client.process.wait()
+        if what == "get":
+            q.put("item")
+            eventually_waits()
+            assert q.get(timeout=50) == "item"
+        elif what == "wait":
+            lock.release()
+            assert lock.acquire(timeout=50)
+        elif address is None:
+            assert lock.acquire(timeout=50)
+        else:
+            # Nobody can tell whether it was a thread that ended: it stays held, until somebody who knows releases it.
+            assert not lock.acquire(timeout=1)
+            lock.release()
+            assert lock.acquire(timeout=50)
