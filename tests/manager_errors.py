@@ -818,6 +818,56 @@ def bad_iterator():
     )
 
 
+# Shared memory
+
+
+memory = new(kind=managers.SharedMemoryManager)
+memory.start()
+
+
+@case
+def shared_memory_before_start():
+    new(kind=managers.SharedMemoryManager).SharedMemory(10)
+
+
+@case
+def shareable_list_before_start():
+    new(kind=managers.SharedMemoryManager).ShareableList([1])
+
+
+@case
+def bad_shared_memory():
+    segment, items = memory.SharedMemory(10), memory.ShareableList([1, "text", None])
+    seen = attempts(
+        lambda: memory.SharedMemory(0),
+        lambda: memory.SharedMemory(-1),
+        lambda: memory.SharedMemory("x"),
+        lambda: memory.SharedMemory(),
+        lambda: memory.ShareableList(7),
+        lambda: memory.ShareableList([object()]),
+        lambda: items[7],
+        lambda: items.__setitem__(0, "much too long" * 100),
+        lambda: segment.size >= 10,
+        lambda: (segment.close(), items.shm.close()),
+        lambda: segment.unlink(),
+        lambda: segment.unlink(),
+    )
+    return seen, memory._debug_info()
+
+
+@case
+def shared_memory_after_shutdown():
+    one = new(kind=managers.SharedMemoryManager)
+    one.start()
+    one.shutdown()
+    one.SharedMemory(10)
+
+
+@case
+def shared_memory_manager_makes_no_lists():
+    memory.list()
+
+
 for function in CASES:
     try:
         outcome = ["returned", repr(function())]
@@ -829,3 +879,4 @@ for function in CASES:
             outcome.append(str(error).rstrip("- \n").splitlines()[-1].partition(":")[0])
     print(json.dumps([function.__name__, outcome]), flush=True)
 shared.shutdown()
+memory.shutdown()

@@ -1,6 +1,7 @@
 """Clients of managers, and their servers, killed while they hold, wait or answer."""
 
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -265,6 +266,36 @@ def fork_and_hold(ready, lock, reader):
         os._exit(0)
     ready.release()
     time.sleep(600)
+
+
+def refer_and_wait(ready, items, address, key):
+    client = SyncManager(address, key)
+    client.connect()
+    kept = [client.list([client.dict()]), pickle.loads(pickle.dumps(items)), items]
+    other = threading.Thread(target=lambda: kept.append(client.set({1})))
+    other.start()
+    other.join()
+    pid = os.fork()
+    if not pid:
+        # As a proxy gets its reference, in a child made in this way, with the first call.
+        assert items[:] == []
+        os._exit(0)
+    os.waitpid(pid, 0)
+    ready.release()
+    time.sleep(600)
+
+
+def test_references_of_a_killed_client_are_given_back(nearby):
+    items, key = nearby.list(), bytes(nearby._authkey)
+    children = [started(refer_and_wait, items, nearby.address, key) for _ in range(2)]
+    assert nearby._number_of_objects() == 1 + 2 * 2
+    for child in children:
+        kill(child)
+        assert items[:] == []
+    assert processes.eventually(lambda: "refcount=1" in nearby._debug_info())
+    assert processes.eventually(lambda: nearby._number_of_objects() == 1)
+    items.append(1)
+    assert items[:] == [1]
 
 
 # Waiters

@@ -38,10 +38,12 @@ class _Client:
     `sentinel` is a descriptor that becomes readable at the end of the process, -1 if nobody tells of it.
     """
 
-    __slots__ = ("lines", "name", "sentinel")
+    __slots__ = ("lines", "name", "references", "sentinel")
 
-    def __init__(self, name, sentinel):
+    def __init__(self, name, sentinel, counts):
         self.name, self.sentinel, self.lines = name, sentinel, 0
+        # How often it refers to which objects, by number. None if that isn't known of it.
+        self.references = {} if counts else None
 
     def is_gone(self):
         return _is_readable(self.sentinel)
@@ -64,7 +66,7 @@ class Holder:
         self.client = client
         # The guards of what it holds.
         self.held = set()
-        # "Undelivered": takes back what the call under way did, should its reply not arrive.
+        # "Undelivered": a function and its arguments, to be called if the reply of the last call doesn't arrive.
         self.undo = None
         self._poll = select.poll()
         # Its own bells may arrive on the line while a call is under way, so only the end is looked for.
@@ -87,6 +89,12 @@ class Holder:
             if self.has_left():
                 raise Gone
             slice = min(2 * slice, _LONGEST_SLICE)
+
+    def take_back(self):
+        """Nobody learns of what the last call did: undo it."""
+        undo, self.undo = self.undo, None
+        if undo is not None:
+            undo[0](*undo[1:])
 
     def let_go(self, guard):
         """It doesn't hold that any more."""
@@ -126,8 +134,10 @@ def _name(guard):
 class Clients:
     """The processes that have lines to the server."""
 
-    def __init__(self):
+    def __init__(self, release):
+        """`release` is called with the references of a client that is dead."""
         self._mutex = threading.Lock()
+        self._release = release
         # By pid, or by what a client at a distance calls itself.
         self._known = {}
 
@@ -145,12 +155,7 @@ class Clients:
 
     def _local(self, conn):
         """The process at the other end of a Unix socket; it waits for our answer, so its pid is its own."""
-        with socket.socket(fileno=os.dup(conn.fileno())) as sock:
-            if sock.family != socket.AF_UNIX:
-                _keep_alive(sock)
-                return None
-            pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        # It has none here if it is in a container elsewhere.
+        pid = _peer_of(conn)
         if not pid:
             return None
         with self._mutex:
@@ -161,7 +166,7 @@ class Clients:
                 except OSError as error:
                     util.info("can't watch process %d: %s", pid, error)
                     return None
-                client = self._known[pid] = _Client(f"process {pid}", sentinel)
+                client = self._known[pid] = _Client(f"process {pid}", sentinel, True)
             client.lines += 1
             return client
 
@@ -169,7 +174,8 @@ class Clients:
     def presence(self, identity, name):
         """For as long as a client at a distance keeps its connection for that: it is there."""
         sentinel = os.eventfd(0, os.EFD_CLOEXEC)
-        client = _Client(name, sentinel)
+        # Its requests that come on a connection of their own couldn't be told from another's.
+        client = _Client(name, sentinel, False)
         client.lines += 1
         with self._mutex:
             self._known[identity] = client
@@ -192,6 +198,27 @@ class Clients:
             holder.client = client
             return True
 
+    def count(self, holder, conn, ident, change):
+        """A client has a reference more or less than before; `holder` is None if `conn` is no line.
+
+        One that isn't known as yet, as it has no line, is not counted: what is noted may be too little, never too much.
+        """
+        if holder is None:
+            client = self._known.get(_peer_of(conn))
+            if client is not None and client.is_gone():
+                # Another process has its pid by now.
+                client = None
+        else:
+            client = holder.client
+        if client is None or client.references is None:
+            return
+        with self._mutex:
+            count = client.references.get(ident, 0) + change
+            if count > 0:
+                client.references[ident] = count
+            else:
+                client.references.pop(ident, None)
+
     def _leave(self, client):
         if client is None:
             return
@@ -199,10 +226,34 @@ class Clients:
             client.lines -= 1
             if client.lines:
                 return
+            # It may have more to do with us: this thread waits for its end.
+            waits = bool(client.references)
+            client.lines += waits
+        if waits:
+            poll = select.poll()
+            poll.register(client.sentinel, select.POLLIN)
+            poll.poll()
+            with self._mutex:
+                references, client.references = client.references, {}
+            self._release(references)
+            self._leave(client)
+            return
+        with self._mutex:
+            if client.lines:
+                return
             for key in [key for key, known in self._known.items() if known is client]:
                 del self._known[key]
             sentinel, client.sentinel = client.sentinel, -1
         os.close(sentinel)
+
+
+def _peer_of(conn):
+    """The pid of the process at the other end of a Unix socket; 0 if it has none here, and for other sockets."""
+    with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        if sock.family == socket.AF_UNIX:
+            return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        _keep_alive(sock)
+        return 0
 
 
 def _keep_alive(sock):
@@ -251,11 +302,9 @@ class _Held(_Guard):
             holder.let_go(self)
 
     def acquire(self, holder, /, *args, **kwds):
-        obj = self.obj
-        try:
-            limit = _limit(*args, **kwds)
-        except TypeError:
-            limit = _DIRECTLY
+        obj, limit = self.obj, None
+        if args or kwds:
+            limit = _limit_of(_acquire_limit, args, kwds)
         if limit is _DIRECTLY:
             taken = obj.acquire(*args, **kwds)
         else:
@@ -268,7 +317,7 @@ class _Held(_Guard):
                     raise Gone
         if taken:
             self._enter(holder)
-            holder.undo = lambda: self._undo(holder)
+            holder.undo = self._undo, holder
         return taken
 
     def _enter(self, holder, count=1):
@@ -332,8 +381,15 @@ class _Held(_Guard):
 _DIRECTLY = object()
 
 
-def _limit(blocking=True, timeout=None):
-    """How long an acquire is to wait; `_DIRECTLY` if it doesn't wait, or is to be refused by the object itself."""
+def _limit_of(limit, args, kwds):
+    """How long a call is to wait; `_DIRECTLY` if it doesn't wait, or is to be refused by the object itself."""
+    try:
+        return limit(*args, **kwds)
+    except TypeError:
+        return _DIRECTLY
+
+
+def _acquire_limit(blocking=True, timeout=None):
     if not blocking:
         return _DIRECTLY
     if timeout is None or timeout == -1:
@@ -354,15 +410,14 @@ class _LockGuard(_Held):
     """Of a Lock, which any thread may release."""
 
     def _enter(self, holder, count=1):
-        with self._mutex:
-            before, self.holders = self.holders, {holder: 1}
-            holder.held.add(self)
+        before, self.holders = self.holders, {holder: 1}
+        holder.held.add(self)
         for other in before:
             if other is not holder:
                 other.let_go(self)
 
     def release(self, holder, /, *args, **kwds):
-        owner = next(iter(self.holders), holder)
+        owner = holder if holder in self.holders else next(iter(self.holders), holder)
         struck = self._strike(owner)
         try:
             return self._release_by_anybody(*args, **kwds)
@@ -444,7 +499,7 @@ class _ConditionGuard(_Guard):
             lock._enter(holder, depth)
             raise
         lock._enter(holder, depth)
-        holder.undo = lambda: self._abandon(holder, depth, notified)
+        holder.undo = self._abandon, holder, depth, notified
         return notified
 
     def _abandon(self, holder, depth, notified):
@@ -515,24 +570,23 @@ class _QueueGuard(_Guard):
 
     def get(self, holder, /, *args, **kwds):
         item = self._in_slices(self.obj.get, queue.Empty, self._put_back, holder, args, kwds)
-        holder.undo = lambda: self._put_back(item)
+        holder.undo = self._put_back, item
         return item
 
     def get_nowait(self, holder, /, *args, **kwds):
         item = self.obj.get_nowait(*args, **kwds)
-        holder.undo = lambda: self._put_back(item)
+        holder.undo = self._put_back, item
         return item
 
     def put(self, holder, /, item, *args, **kwds):
         return self._in_slices(functools.partial(self.obj.put, item), queue.Full, None, holder, args, kwds)
 
     def _in_slices(self, method, not_yet, undo, holder, args, kwds):
-        try:
-            limit = _queue_limit(*args, **kwds)
-        except TypeError:
-            limit = _DIRECTLY
-        if limit is _DIRECTLY:
-            return method(*args, **kwds)
+        limit = None
+        if args or kwds:
+            limit = _limit_of(_queue_limit, args, kwds)
+            if limit is _DIRECTLY:
+                return method(*args, **kwds)
         try:
             return method(False)
         except not_yet:

@@ -70,7 +70,7 @@ class Server:
         self.mutex = threading.Lock()
         self._constructing = threading.Lock()
         # Who calls on which line, and what does the calls of objects that one can hold or wait for ("Deaths").
-        self._clients = Clients()
+        self._clients = Clients(self._release)
         self._holders = {}
         self._guards = {}
         # Objects of another server that was at this address have other numbers.
@@ -229,9 +229,8 @@ class Server:
     def _take_back(self, conn):
         """Undo what the last call on a line did: nobody learns of it."""
         holder = self._holders.get(conn)
-        if holder is not None and holder.undo is not None:
-            undo, holder.undo = holder.undo, None
-            undo()
+        if holder is not None:
+            holder.take_back()
 
     def _entry(self, ident):
         """What is known of an object: itself, the methods exposed, the kinds of proxies that they return."""
@@ -341,6 +340,7 @@ class Server:
             if guard is not None:
                 self._guards[ident] = guard
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
+        self._clients.count(self._holders.get(c), c, ident, 1)
         return ident, tuple(exposed)
 
     def get_methods(self, c, token):
@@ -383,9 +383,24 @@ class Server:
                 self.id_to_refcount[ident] = 0
                 util.debug("Server re-enabled tracking & INCREF %r", ident)
             self.id_to_refcount[ident] += 1
+        self._clients.count(self._holders.get(c), c, ident, 1)
 
     def decref(self, c, ident):
         """Count one reference less; the object goes with the last."""
+        self._clients.count(self._holders.get(c), c, ident, -1)
+        self._decref(ident)
+
+    def _release(self, references):
+        """Count those of a dead client out."""
+        for ident, count in references.items():
+            util.debug("%d references to %r were a dead client's", count, ident)
+            for _ in range(count):
+                try:
+                    self._decref(ident)
+                except LookupError as error:
+                    util.info("... which is gone already: %s", error)
+
+    def _decref(self, ident):
         with self.mutex:
             if ident not in self.id_to_refcount:
                 # Either it is there only for proxies in other objects, or it is an error.

@@ -466,11 +466,9 @@ class SharedMemoryManager(BaseManager):
         return made
 
     def _check_started(self):
-        try:
-            self._check_state(State.STARTED)
-        except ProcessError as error:
+        if self._state.value == State.INITIAL:
             # What the standard package raises, without meaning to: it asks None for the server's address.
-            raise ValueError(str(error)) from None
+            raise ValueError("the manager has no server yet: call start() or connect()")
 
     def _tracked(self, segment):
         try:
