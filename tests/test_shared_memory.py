@@ -184,7 +184,7 @@ def test_names_that_are_taken_or_wrong(memory, monkeypatch):
         second.unlink()
     with pytest.raises(FileNotFoundError):
         SharedMemory("procession_second")
-    for name, error in (("", OSError), ("a/b", OSError), ("..", OSError), ("a\0b", ValueError)):
+    for name, error in (("", OSError), ("a/b", OSError), ("a\0b", ValueError)):
         with pytest.raises(error, match=r"name of shared memory|name '/a"):
             SharedMemory(name, create=True, size=1)
 

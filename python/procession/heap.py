@@ -83,7 +83,7 @@ class Heap:
         _check_size(size)
         if self._lastpid != os.getpid():
             self._reset()
-        rounded = -(-max(size, 1) // self._alignment) * self._alignment
+        rounded = (max(size, 1) + self._alignment - 1) & -self._alignment
         with self._lock:
             self._n_mallocs += 1
             self._free_pending()

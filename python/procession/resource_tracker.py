@@ -6,9 +6,9 @@ family. It ignores SIGINT and SIGTERM, and ends when the last of the family is g
 still.
 
 The pipe that leads to it is there before: a process makes it when it starts its first child, and the whole family
-inherits the writing end. Who needs the helper opens the reading end through /proc and locks it (flock). Who gets the lock
-starts the helper and hands it on, and the helper has it for life. So there is one helper at a time, and what was written
-to one that was killed is read by the next.
+inherits the writing end. Who needs the helper opens the reading end through /proc and locks it (flock). Who gets the
+lock starts the helper and hands it on, and the helper has it for life. So there is one helper at a time, and what was
+written to one that was killed is read by the next.
 """
 
 import os
@@ -22,8 +22,8 @@ __all__ = ["ensure_running", "register", "unregister"]
 _HAVE_SIGMASK = True
 # SIGINT and SIGTERM. The module `signal` is imported where it is needed: every spawned child imports this one.
 _IGNORED_SIGNALS = (2, 15)
-# As long as a name of a file can be.
-_LONGEST_NAME = 255
+# As long as the name of a file can be, and a slash before it.
+_LONGEST_NAME = 256
 # A line of at most this many bytes is written to a pipe in one piece (POSIX, PIPE_BUF).
 _LONGEST_LINE = 512
 
@@ -82,7 +82,7 @@ class ResourceTracker:
 
     def __del__(self):
         # So that no zombie is left, for which the last of the family waits. Not for long: there may be a forked child.
-        self._stop(use_blocking_lock=False, wait_timeout=0.2 if self._is_ancestor else 0)
+        self._stop(use_blocking_lock=False, wait_timeout=1 if self._is_ancestor else 0)
 
     def _after_fork_in_child(self):
         # The helper is our parent's child. Its pipe we share, so that what we register lives as long as our family.

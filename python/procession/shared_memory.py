@@ -33,13 +33,16 @@ def _path_of(name):
     if "\0" in name:
         raise ValueError(f"the name {name!r} of shared memory has an embedded null character")
     bare = name.lstrip("/")
-    if not bare or "/" in bare or bare in (".", ".."):
+    if not bare or "/" in bare:
         raise OSError(errno.EINVAL, "Invalid argument: the name of shared memory is that of a file, not a path", name)
     return f"{_DIRECTORY}/{bare}"
 
 
 def _shm_open(path, flags, mode=0o777):
-    return os.open(_path_of(path), flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        return os.open(_path_of(path), flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    except IsADirectoryError:
+        raise OSError(errno.EINVAL, "Invalid argument: the name is that of a folder", path) from None
 
 
 def _shm_unlink(path):

@@ -80,7 +80,7 @@ def Array(typecode_or_type, size_or_initializer, *, lock=True, ctx=None):
 def _with_lock(obj, lock, ctx):
     if lock is False:
         return obj
-    if lock is True or lock is None:
+    if lock in (True, None):
         ctx = ctx or get_context()
         lock = ctx.RLock()
     elif not hasattr(lock, "acquire"):

@@ -12,7 +12,7 @@ use std::{
 
 use pyo3::{
     Borrowed, PyClassInitializer, PyTraverseError, PyVisit,
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyAttributeError, PyTypeError, PyValueError},
     ffi,
     prelude::*,
     types::{PyDict, PyList, PySlice, PyString, PyTuple, PyType},
@@ -195,6 +195,10 @@ impl SynchronizedArray {
         })
     }
 
+    fn __delitem__(_slf: &Bound<'_, Self>, _i: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyAttributeError::new_err("__delitem__: the length of an array is fixed"))
+    }
+
     fn __setitem__(slf: &Bound<'_, Self>, i: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let parts = slf.as_super().get().parts()?;
@@ -300,7 +304,7 @@ unsafe extern "C" fn set(object: *mut ffi::PyObject, value: *mut ffi::PyObject, 
         let name = unsafe { Borrowed::from_ptr(py, attribute.name) };
         let name = name.cast::<PyString>()?;
         if value.is_null() {
-            return Err(PyTypeError::new_err(format!("can't delete attribute '{}'", name.to_cow()?)));
+            return Err(PyAttributeError::new_err(format!("'{}' can't be deleted", name.to_cow()?)));
         }
         // SAFETY: not null: an object, borrowed from the caller.
         let value = unsafe { Borrowed::from_ptr(py, value) };
