@@ -187,6 +187,14 @@ impl Objects {
         self.bury(inner);
     }
 
+    /// Lets go of all objects, whoever refers to them: those too that keep each other, or this.
+    pub(super) fn clear(&self) {
+        let mut inner = self.lock();
+        let entries = std::mem::take(&mut inner.entries);
+        inner.graveyard.extend(entries.into_values().map(|entry| entry.object));
+        self.bury(inner);
+    }
+
     /// How many objects there are.
     pub(super) fn len(&self) -> usize {
         let mut inner = self.lock();
@@ -382,6 +390,39 @@ mod tests {
                 prop_assert_eq!(living.load(Ordering::Relaxed), expected);
             }
         }
+    }
+
+    /// Keeps another object.
+    struct Keeper {
+        _counted: Counted,
+        kept: Mutex<Option<Held>>,
+    }
+
+    impl Object for Keeper {
+        fn type_name(&self) -> &'static str {
+            "Keeper"
+        }
+
+        fn call(&self, _: &str, _: &[u8], _: &Caller<'_>) -> Result<Vec<u8>, Failure> {
+            Err(Failure::NoSuchMethod)
+        }
+    }
+
+    #[test]
+    fn objects_that_keep_each_other_go_with_all() {
+        let living = Arc::new(AtomicUsize::new(2));
+        let objects = Arc::new(Objects::default());
+        let two = [(); 2].map(|()| Arc::new(Keeper { _counted: Counted(Arc::clone(&living)), kept: Mutex::default() }));
+        let ids = two.clone().map(|keeper| objects.add(keeper, ClientId(1)));
+        for (keeper, id) in two.iter().zip([ids[1], ids[0]]) {
+            *keeper.kept.lock().unwrap() = objects.hold(id);
+        }
+        drop(two);
+        objects.forget(ClientId(1));
+        assert_eq!(objects.len(), 2);
+        objects.clear();
+        assert_eq!(living.load(Ordering::Relaxed), 0);
+        assert_eq!(Arc::strong_count(&objects), 1);
     }
 
     #[test]

@@ -57,6 +57,13 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Objects that keep others hold on to all of them.
+        self.objects.clear();
+    }
+}
+
 /// A connection of a client: carries one request at a time.
 #[derive(Debug)]
 pub(super) struct Line {
