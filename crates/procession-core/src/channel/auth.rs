@@ -343,19 +343,25 @@ impl Handshake {
     ///
     /// [`HandshakeError`]: see there.
     pub fn run(mut self, connection: &Connection, wait: &mut Wait<'_>) -> Result<(), HandshakeError> {
+        let mut heard_last = false;
         loop {
             match self.step() {
                 Step::Send(message) => connection.send(&message, wait)?,
-                Step::Receive => self.received(&connection.receive_at_most(LONGEST_MESSAGE, wait)?),
+                Step::Receive => {
+                    self.received(&connection.receive_at_most(LONGEST_MESSAGE, wait)?);
+                    heard_last = true;
+                    continue;
+                }
                 Step::End(result) => {
                     // A peer of the standard package holds back what it sends next until it knows that its last message has
                     // come, and the system would wait for something to send along with that.
-                    if let Some(number) = connection.number() {
+                    if let Some(number) = connection.number().filter(|_| heard_last) {
                         sys::acknowledge(number);
                     }
                     return Ok(result?);
                 }
             }
+            heard_last = false;
         }
     }
 }

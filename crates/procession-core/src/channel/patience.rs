@@ -20,8 +20,12 @@ impl Patience {
     /// Every so often the most is tried: who has learned not to look would never learn better.
     const PROBE_EVERY: u32 = 64;
 
+    /// The first probe of a connection. Before it come the waits of a handshake, and many a connection has no others.
+    const FIRST_PROBE: u32 = 8;
+
     pub(super) fn new() -> Self {
-        Self { looks: AtomicU32::new(Self::MOST / 4), waits: AtomicU32::new(0) }
+        let waits = AtomicU32::new(Self::PROBE_EVERY - Self::FIRST_PROBE);
+        Self { looks: AtomicU32::new(Self::LEAST), waits }
     }
 
     pub(super) fn get(&self) -> u32 {
