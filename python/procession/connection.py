@@ -201,6 +201,7 @@ class SocketListener:
     def accept(self):
         """Wait for a client; return the connection to it."""
         sock, self._last_accepted = self._socket.accept()
+        sock.setblocking(True)
         return _connection_of(sock)
 
     def close(self):
@@ -230,7 +231,6 @@ def SocketClient(address):
 def _connection_of(sock):
     import socket
 
-    sock.setblocking(True)
     if sock.family != socket.AF_UNIX:
         # A message is given to the system whole, so nothing is gained by its waiting for more.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
