@@ -150,6 +150,15 @@ sanitize:
 	tools/sanitize address $(ARGS)
 	tools/sanitize thread $(ARGS)
 
+## fuzz           what peers may send, at random, with AddressSanitizer, each target so many SECONDS (fuzz/; ARGS="handshake python")
+.PHONY: fuzz
+SECONDS ?= 600
+CARGO_FUZZ := $(shell command -v cargo-fuzz || echo target/tools/bin/cargo-fuzz)
+fuzz: develop $(CARGO_FUZZ)
+	tools/fuzz $(SECONDS) $(ARGS)
+target/tools/bin/cargo-fuzz:
+	cargo install --locked --quiet --root target/tools cargo-fuzz
+
 ## msrv           check with the oldest Rust that Cargo.toml names (rustup gets it)
 .PHONY: msrv
 msrv: venv
