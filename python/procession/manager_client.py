@@ -62,8 +62,13 @@ def convert_to_error(kind, result):
 
 def dispatch(c, id, methodname, args=(), kwds=None):
     """Ask the server behind connection `c`, and return what it replies. An error there is raised here."""
+    request = id, methodname, args, kwds or {}
+    if not hasattr(c, "send_bytes"):
+        # Whatever sends and receives objects will do, as in the standard package.
+        c.send(request)
+        return _result_of(*c.recv())
     wire = Wire(c)
-    wire.send(wire.dumps((id, methodname, args, kwds or {})))
+    wire.send(wire.dumps(request))
     return _result_of(*wire.loads(wire.receive()))
 
 
