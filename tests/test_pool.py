@@ -721,3 +721,36 @@ def test_failed_calls_are_collected(pool):
     gc.collect()
     assert [reference() for reference in gone] == [None] * 3
     assert sys.getrefcount(pool) == references
+
+
+class AsksForItself:
+    """Asks for the result that it is a part of, when it is unpickled."""
+
+    result = None
+
+    def __init__(self, name):
+        self.name = name
+
+    def __setstate__(self, state):
+        if AsksForItself.result is not None:
+            AsksForItself.result.get()
+
+
+def make_asking(name):
+    return AsksForItself(name)
+
+
+def test_a_result_that_asks_for_itself_is_an_error():
+    with procession.Pool(1) as pool:
+        AsksForItself.result = pool.apply_async(make_asking, ("x",))
+        try:
+            with pytest.raises(MaybeEncodingError, match="unpickled by the caller itself"):
+                AsksForItself.result.get()
+        finally:
+            AsksForItself.result = None
+
+
+@pytest.mark.parametrize("kind", [procession.Pool, procession.pool.ThreadPool])
+def test_numbers_of_workers_are_integers(kind):
+    with pytest.raises(TypeError, match="float"):
+        kind(1.5)

@@ -332,3 +332,21 @@ def test_results_at_the_very_end_of_a_program(program):
     """
     out, err = program(source, options=("-W", "ignore")).finish()
     assert out == "5\n", err
+
+
+@pytest.mark.parametrize("with_callback", [False, True])
+def test_a_callback_may_wait_for_a_task_whose_worker_dies(with_callback):
+    heard = []
+
+    def wait_for_other(_):
+        other = pool.apply_async(kill_at_three, (3,), error_callback=heard.append if with_callback else None)
+        try:
+            other.get()
+        except WorkerLostError as error:
+            heard.append(error)
+
+    with procession.Pool(2) as pool:
+        pool.apply_async(identity, (1,), callback=wait_for_other).get()
+        assert len(heard) == (2 if with_callback else 1)
+        assert all(isinstance(error, WorkerLostError) for error in heard)
+        assert pool.map(identity, range(10)) == list(range(10))

@@ -30,21 +30,51 @@ def report_exception():
 
 
 class Feeder:
-    """A thread that hands the items of iterables to the workers. It is started when there is something to feed."""
+    """A thread that hands the items of iterables to the workers. It is started when there is something to feed.
+
+    What it is given has a method `feed(count)`, which returns True if there is more, False at the end, and None if it
+    is to be left alone until it is given again: it is *parked*. A feed that can park has a method `close()`.
+    """
 
     def __init__(self):
         self.over = False
         self._feeds = collections.deque()
-        self._lock = threading.Lock()
+        self._parked = set()
+        self._changed = threading.Condition(threading.Lock())
         self._thread = None
 
     def feed(self, feed):
-        """Have the thread call `feed.feed(count)` until that returns False."""
-        with self._lock:
+        """Have the thread call `feed.feed(count)`."""
+        with self._changed:
+            self._parked.discard(feed)
             self._feeds.append(feed)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="PoolFeeder", daemon=True)
                 self._thread.start()
+            else:
+                self._changed.notify()
+
+    def close(self):
+        """End those feeds that can be parked: nobody may come for what they are waiting to hand over."""
+        with self._changed:
+            ending = [feed for feed in (*self._parked, *self._feeds) if hasattr(feed, "close")]
+            self._parked.clear()
+        for feed in ending:
+            feed.close()
+        with self._changed:
+            self._changed.notify()
+
+    def stop(self):
+        """The pool is over: nothing is fed any more."""
+        self.over = True
+        with self._changed:
+            self._changed.notify()
+
+    def forget(self, feed):
+        """A parked feed is not needed any more."""
+        with self._changed:
+            self._parked.discard(feed)
+            self._changed.notify()
 
     def _run(self):
         # All have their turn: one may be without end.
@@ -55,14 +85,20 @@ class Feeder:
                 report_exception()
                 more = False
             if not more:
-                with self._lock:
+                with self._changed:
                     self._feeds.remove(feed)
+                    if more is None and feed not in self._feeds:
+                        self._parked.add(feed)
             feed = None
 
     def _next(self):
-        with self._lock:
+        with self._changed:
+            while not self.over and not self._feeds and self._parked:
+                # Those who take results give it again.
+                self._changed.wait()
             if self.over:
                 self._feeds.clear()
+                self._parked.clear()
             if not self._feeds:
                 self._thread = None
                 return None
@@ -81,7 +117,7 @@ class Crew:
         self._lock = threading.RLock()
         self._thread = None
         self._feeder = Feeder()
-        self.feed = self._feeder.feed
+        self.feed, self.close, self.forget = self._feeder.feed, self._feeder.close, self._feeder.forget
 
     def fill(self, count):
         """Start workers until there are `count`. Raises what starting one raises."""
@@ -114,16 +150,24 @@ class Crew:
 
     def _attend(self):
         while (event := self.engine.run()) is not None:
-            try:
-                if isinstance(event, int):
-                    self._replace(event)
-                else:
-                    event._conclude()
-            except BaseException:
-                # A callback that raises is reported, and the pool goes on.
-                report_exception()
+            self._attend_to(event)
             # Nothing is kept while waiting.
             event = None
+
+    def attend_meanwhile(self):
+        """Do what is to be done, in a callback that waits for something."""
+        while (event := self.engine.run_now()) is not None:
+            self._attend_to(event)
+
+    def _attend_to(self, event):
+        try:
+            if isinstance(event, int):
+                self._replace(event)
+            else:
+                event._conclude()
+        except BaseException:
+            # A callback that raises is reported, and the pool goes on.
+            report_exception()
 
     def _replace(self, place):
         with self._lock:
@@ -150,7 +194,7 @@ class Crew:
         """End it all, whatever is under way. Takes a bounded time."""
         if not self.engine.belongs_here():
             return
-        self._feeder.over = True
+        self._feeder.stop()
         self.engine.terminate()
         with self._lock:
             workers = [*self.workers]

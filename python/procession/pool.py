@@ -7,8 +7,10 @@ are the engine's (`_core.PoolEngine`).
 import itertools
 import os
 import signal
+import threading
 import traceback
 import warnings
+from _operator import index
 from _pickle import dumps, loads
 
 from . import _core, get_context, process, reduction, util
@@ -235,20 +237,68 @@ def _ignore(signum, frame):
     """Ctrl-C in a terminal goes to the workers as well; it is for the parent to say what becomes of them."""
 
 
-def worker(port, place, initializer=None, initargs=(), maxtasks=None, wrap_exception=True):
-    """The life of a worker process: does tasks until there are no more."""
-    if maxtasks is not None and not (isinstance(maxtasks, int) and maxtasks >= 1):
-        raise AssertionError(f"Maxtasks {maxtasks!r} is not valid")
+def _prepare_worker():
     # A handler, and not SIG_IGN, which programs that a task starts would inherit.
-    signal.signal(signal.SIGINT, _ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if not process.current_process().daemon:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _ignore)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    current = process.current_process()
+    if process.parent_process() is not None and not current.daemon:
         process._end_with_parent()
+
+
+def _work(port, place, initializer, initargs, maxtasks):
+    """The life of a worker process: does tasks until there are no more."""
+    _prepare_worker()
     place = port.port.enter(place)
     if initializer is not None:
         initializer(*initargs)
     done = place.serve(maxtasks)
     util.debug("worker exiting after %d tasks", done)
+
+
+def worker(inqueue, outqueue, initializer=None, initargs=(), maxtasks=None, wrap_exception=False):
+    """The life of a worker process of a pool over queues (see pool_over_queues.py).
+
+    Subclasses of `Pool` that override `_repopulate_pool()` have their processes call it.
+    """
+    if maxtasks is not None and not (isinstance(maxtasks, int) and maxtasks >= 1):
+        raise AssertionError(f"Maxtasks {maxtasks!r} is not valid")
+    from .pool_over_queues import serve
+
+    _prepare_worker()
+    # Each end is to be open only where it is used.
+    for queue, end in ((inqueue, "_writer"), (outqueue, "_reader")):
+        if hasattr(queue, end):
+            getattr(queue, end).close()
+    if initializer is not None:
+        initializer(*initargs)
+
+    def failure(error, func):
+        if not wrap_exception or func is _helper_reraises_exception:
+            return error
+        return _portable(error)
+
+    done = serve(inqueue, outqueue, maxtasks, failure)
+    util.debug("worker exiting after %d tasks", done)
+
+
+def _portable(error):
+    """What to pickle in place of an exception that a task raised, so that it can be read, and has the traceback."""
+    sent = ExceptionWithTraceback(error, error.__traceback__)
+    reason = None
+    for sent.exc in (error, _Bare(error)):
+        try:
+            if _survives(reduction.ForkingPickler.dumps(sent), error):
+                return sent
+        except Exception as problem:
+            reason = reason or problem
+    return MaybeEncodingError(reason, error)
+
+
+_LOOKED_AT = frozenset(
+    "_change_notifier _inqueue _outqueue _result_handler _task_handler _taskqueue _worker_handler".split()
+)
 
 
 class Pool:
@@ -277,11 +327,17 @@ class Pool:
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._processes = processes
+        self._processes = index(processes)
         self._set_up()
         self._state = RUN
 
     def _set_up(self):
+        cls = type(self)
+        if cls._setup_queues is not Pool._setup_queues or cls._repopulate_pool is not Pool._repopulate_pool:
+            from . import pool_over_queues
+
+            pool_over_queues.set_up(self)
+            return
         self._engine = _core.PoolEngine(self._processes)
         self._crew = Crew(self, self._engine, self._process_starter())
         try:
@@ -301,10 +357,10 @@ class Pool:
         # Without the pool in it, which would never be collected.
         ctx, make = self._ctx, self.Process
         port = _Port(self._engine.port())
-        rest = self._initializer, self._initargs, self._maxtasksperchild, self._wrap_exception
+        rest = self._initializer, self._initargs, self._maxtasksperchild
 
         def start(place):
-            made = make(ctx, target=worker, args=(port, place, *rest))
+            made = make(ctx, target=_work, args=(port, place, *rest))
             made.name = made.name.replace("Process", "PoolWorker")
             made.daemon = True
             # A Ctrl-C that comes before the worker is ready for it waits until it is.
@@ -318,9 +374,27 @@ class Pool:
 
         return start
 
+    def _setup_queues(self):
+        """Make the queues that carry tasks and results; only for subclasses that override this or `_repopulate_pool()`.
+
+        Who overrides it sets `_inqueue`, `_outqueue`, and two functions, `_quick_put` and `_quick_get`, with which this
+        process uses them.
+        """
+        self._inqueue, self._outqueue = self._ctx.SimpleQueue(), self._ctx.SimpleQueue()
+        self._quick_put = self._inqueue._writer.send
+        self._quick_get = self._outqueue._reader.recv
+
     def _repopulate_pool(self):
         """Start workers until there are as many as there should be."""
         self._crew.fill(self._processes)
+
+    def __getattr__(self, name):
+        # What others look at to see how a pool is doing.
+        if name in _LOOKED_AT and "_crew" in vars(self):
+            from .pool_seen import view
+
+            return view(self, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __del__(self, _warn=warnings.warn, RUN=RUN):
         if self._state == RUN:
@@ -349,7 +423,7 @@ class Pool:
     @property
     def _cache(self):
         """As long as there are calls under way, and empty otherwise: all that others look for in it."""
-        return range(self._engine.jobs())
+        return dict.fromkeys(range(self._engine.jobs()))
 
     def apply(self, func, args=(), kwds={}):  # noqa: B006 (the standard package's signature; it is not changed)
         """Call `func(*args, **kwds)` in a worker; returns what it returns, raises what it raises."""
@@ -403,20 +477,33 @@ class Pool:
                 self._crew.feed(feed)
                 break
 
-    def imap(self, func, iterable, chunksize=1):
-        """An iterator over `func(item)` for each item, in order. The items are taken in the background."""
-        return self._imap(func, iterable, chunksize, True)
+    def imap(self, func, iterable, chunksize=1, buffersize=None):
+        """An iterator over `func(item)` for each item, in order.
 
-    def imap_unordered(self, func, iterable, chunksize=1):
+        The items are taken in the background: all of them as fast as they come, or with `buffersize` only so many
+        (chunks, if they have more than one item) beyond those whose results were taken out.
+        """
+        return self._imap(func, iterable, chunksize, buffersize, True)
+
+    def imap_unordered(self, func, iterable, chunksize=1, buffersize=None):
         """As `imap()`, in whatever order the results come."""
-        return self._imap(func, iterable, chunksize, False)
+        return self._imap(func, iterable, chunksize, buffersize, False)
 
-    def _imap(self, func, iterable, chunksize, ordered):
+    def _imap(self, func, iterable, chunksize, buffersize, ordered):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
         results, feed = self._engine.stream(self, func, iterable, chunksize, ordered)
-        if type(iterable) in (list, tuple, range) and len(iterable) <= AT_ONCE:
+        if buffersize is not None:
+            from .buffered import buffered
+
+            results = buffered(self._crew, results, feed, buffersize, ordered)
+        elif type(iterable) in (list, tuple, range) and len(iterable) <= AT_ONCE:
             self._feed(feed)
         else:
             self._crew.feed(feed)
@@ -429,6 +516,7 @@ class Pool:
         util.debug("closing pool")
         if self._state == RUN:
             self._state = CLOSE
+            self._crew.close()
             self._engine.close()
 
     def terminate(self):

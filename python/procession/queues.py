@@ -22,6 +22,10 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+# What the thread of a queue over a pipe takes for the word to end.
+_sentinel = object()
+
+
 class _Shared(_core.Queue):
     """What all of them have in common: the way into a child, and the two ends by name."""
 
@@ -29,7 +33,11 @@ class _Shared(_core.Queue):
         self._create(maxsize)
         self._is_fork_ctx = (context._default_context if ctx is None else ctx).get_start_method() == "fork"
 
+    _is_piped = False
+
     def __getstate__(self):
+        if self._is_piped:
+            return self._piped().__getstate__(self)
         context.assert_spawning(self)
         if self._is_fork_ctx:
             method = getattr(context.get_spawning_popen(), "method", "spawn")
@@ -41,6 +49,9 @@ class _Shared(_core.Queue):
         return state, tuple(reduction.DupFd(fd) for fd in fds)
 
     def __setstate__(self, state):
+        if self._is_piped:
+            self._piped().__setstate__(self, state)
+            return
         state, fds = state
         self._attach(state, tuple(fd.detach() for fd in fds))
         # The child may hand it on to its own children.
@@ -49,6 +60,23 @@ class _Shared(_core.Queue):
     def _unpicklable(self, error, obj):
         """Called when `obj` can't be pickled."""
         raise error
+
+    def _piped(self):
+        # For a subclass that calls what it overrides.
+        from . import piped_queues
+
+        return piped_queues.PipedSimpleQueue if isinstance(self, SimpleQueue) else piped_queues.PipedQueue
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            return
+        from . import piped_queues
+
+        # If it knows how the standard package's queues work, and changes that, it is such a queue.
+        base = piped_queues.PipedSimpleQueue if issubclass(cls, SimpleQueue) else piped_queues.PipedQueue
+        for name, method in piped_queues.methods_for(cls, base).items():
+            setattr(cls, name, method)
 
     # Made when they are asked for, and kept: whether an end is closed is remembered by it.
 

@@ -55,6 +55,19 @@ impl Engine {
         }
     }
 
+    /// As [`run`](Self::run), without waiting: `None` if there is nothing to do. For the thread that is in `run` otherwise,
+    /// when it waits for something else in the midst of what the face does.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_now(&self) -> io::Result<Option<Event>> {
+        self.listen(Some(Duration::ZERO))?;
+        self.poll_all();
+        let mut state = self.state();
+        Ok(if state.phase == Phase::Terminated { None } else { self.next_event(&mut state) })
+    }
+
     fn next_event(&self, state: &mut State) -> Option<Event> {
         if state.phase == Phase::Terminated {
             return Some(Event::Over);

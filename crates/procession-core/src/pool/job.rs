@@ -232,6 +232,11 @@ impl Job {
         here || state.total.is_some_and(|total| state.next >= total)
     }
 
+    /// How many outcomes were taken out.
+    pub fn taken(&self) -> u64 {
+        self.state().next
+    }
+
     /// Nobody will ask for its outcomes: what is there is dropped, and what comes is.
     pub fn abandon(&self) {
         let mut state = self.state();

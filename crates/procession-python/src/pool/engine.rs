@@ -2,8 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     os::fd::{BorrowedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
+    thread::{self, ThreadId},
 };
 
 use procession_core::pool::{Definition, Engine, Event, Job, Order, Reaction};
@@ -33,6 +35,8 @@ pub(crate) struct PoolEngine {
     unsettled: Mutex<HashMap<u64, Py<ApplyResult>>>,
     /// Calls that wait until the workers have taken more of those before them.
     backlog: Mutex<VecDeque<Deferred>>,
+    /// The thread that attends to the pool: in `run`, or in what that had it do.
+    attendant: Mutex<Option<ThreadId>>,
 }
 
 /// What the tasks of a call have in common.
@@ -102,6 +106,34 @@ impl PoolEngine {
         Ok(Arc::new(Call::new(slf, job, &owner, function, callbacks)))
     }
 
+    fn next(
+        &self,
+        py: Python<'_>,
+        event: impl Fn() -> io::Result<Option<Event>> + Sync,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        loop {
+            match py.detach(&event)? {
+                Some(Event::Over) | None => return Ok(None),
+                // No limit was set: the standard package has none.
+                Some(Event::Overdue(_)) => {}
+                Some(Event::Ended(place)) => return place.into_py_any(py).map(Some),
+                Some(Event::Finished(job)) => {
+                    let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());
+                    if let Some(result) = result {
+                        return result.into_py_any(py).map(Some);
+                    }
+                    // `terminate` has dropped it since: its callbacks are not called, and nobody is to wait for that.
+                    py.detach(|| self.engine.settle(&job));
+                }
+            }
+        }
+    }
+
+    /// Whether this is the thread that attends to the pool.
+    pub(super) fn is_attendant(&self) -> bool {
+        *self.attendant.lock().unwrap_or_else(PoisonError::into_inner) == Some(thread::current().id())
+    }
+
     /// The result's callbacks are called when it is there; until then it is kept, whatever the caller does.
     fn keep_until_settled(&self, call: &Call, result: &Bound<'_, ApplyResult>) {
         if call.job().notifies() && !call.job().is_settled() {
@@ -121,6 +153,7 @@ impl PoolEngine {
             functions: Functions::default(),
             unsettled: Mutex::default(),
             backlog: Mutex::default(),
+            attendant: Mutex::default(),
         })
     }
 
@@ -176,22 +209,14 @@ impl PoolEngine {
     /// None: the pool is over.
     fn run(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let engine = self.here()?;
-        loop {
-            match py.detach(|| engine.run())? {
-                Event::Over => return Ok(None),
-                // No limit was set: the standard package has none.
-                Event::Overdue(_) => {}
-                Event::Ended(place) => return place.into_py_any(py).map(Some),
-                Event::Finished(job) => {
-                    let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());
-                    if let Some(result) = result {
-                        return result.into_py_any(py).map(Some);
-                    }
-                    // `terminate` has dropped it since: its callbacks are not called, and nobody is to wait for that.
-                    py.detach(|| engine.settle(&job));
-                }
-            }
-        }
+        *self.attendant.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+        self.next(py, || engine.run().map(Some))
+    }
+
+    /// As `run()`, without waiting: None also if there is nothing to do.
+    fn run_now(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let engine = self.here()?;
+        self.next(py, || engine.run_now())
     }
 
     /// No more calls; when all is done the workers end.
@@ -300,6 +325,12 @@ impl PoolEngine {
         let mode = if chunksize > 1 { Mode::Map } else { Mode::Single };
         let any = iterator.clone().into_any();
         Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, &any, func, mode, items, chunksize))?))
+    }
+
+    /// How many tasks are still to be taken by the workers.
+    fn waiting(&self) -> PyResult<u64> {
+        let backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        Ok(self.here()?.statistics().queued + backlog)
     }
 
     /// Whether so much is still to be taken by the workers that more had better wait.

@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
 };
 
 use procession_core::pool::{Job, Next, Outcome, Verdict};
@@ -116,7 +117,39 @@ impl Call {
             return Ok(true);
         }
         let engine = self.engine.get().here()?;
+        if self.engine.get().is_attendant() {
+            return self.wait_and_attend(py, timeout, ready);
+        }
         Ok(block(py, timeout, |wait| engine.wait(&self.job, ready, wait))?.is_some())
+    }
+
+    /// A callback waits for another result, and keeps the thread that attends to the pool from doing so: it does it here,
+    /// as otherwise nobody hears of the end of the very worker that is at the task, or calls the callback that belongs
+    /// to the result.
+    fn wait_and_attend(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+        ready: impl Fn(&Job) -> bool + Send + Sync,
+    ) -> PyResult<bool> {
+        const SLICE: Duration = Duration::from_millis(20);
+        let engine = self.engine.get().here()?;
+        let deadline = timeout.deadline(Instant::now());
+        loop {
+            let slice =
+                deadline.map_or(SLICE, |deadline| SLICE.min(deadline.saturating_duration_since(Instant::now())));
+            if block(py, Timeout::after(slice), |wait| engine.wait(&self.job, &ready, wait))?.is_some() {
+                return Ok(true);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(false);
+            }
+            let owner = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let owner = owner.as_ref().map(|(owner, _)| owner.clone_ref(py));
+            if let Some(owner) = owner {
+                owner.bind(py).getattr("_crew")?.call_method0("attend_meanwhile")?;
+            }
+        }
     }
 
     /// Shows the collector what is kept: for the one object that all others which have the call refer to.
@@ -207,6 +240,8 @@ pub(crate) struct ApplyResult {
     /// `None` only in instances of Python subclasses that do all by themselves.
     call: Option<Arc<Call>>,
     content: Mutex<Content>,
+    /// The thread that unpickles it.
+    loading: Mutex<Option<ThreadId>>,
 }
 
 /// The result of `Pool.map_async()` and `Pool.starmap_async()`, to be waited for.
@@ -214,9 +249,25 @@ pub(crate) struct ApplyResult {
 #[derive(Debug)]
 pub(crate) struct MapResult;
 
+/// Says for so long as it lives which thread unpickles a result.
+struct Loading<'a>(&'a Mutex<Option<ThreadId>>);
+
+impl<'a> Loading<'a> {
+    fn by(place: &'a Mutex<Option<ThreadId>>, thread: ThreadId) -> Self {
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Self(place)
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl ApplyResult {
     pub(super) fn new(call: Arc<Call>) -> Self {
-        Self { call: Some(call), content: Mutex::new(Content::Loading(None)) }
+        Self { call: Some(call), content: Mutex::new(Content::Loading(None)), loading: Mutex::new(None) }
     }
 
     fn call(&self) -> PyResult<&Call> {
@@ -227,10 +278,17 @@ impl ApplyResult {
     fn load(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let call = this.call()?;
+        let me = thread::current().id();
+        if *this.loading.lock().unwrap_or_else(PoisonError::into_inner) == Some(me) {
+            return Err(PyRuntimeError::new_err(
+                "this result is being unpickled by the caller itself: what unpickles it must not ask for it",
+            ));
+        }
         let mut content = this.content.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         let Content::Loading(list) = &mut *content else {
             return Ok(());
         };
+        let _loading = Loading::by(&this.loading, me);
         let is_map = slf.is_instance_of::<MapResult>();
         let mut failed = None;
         let loaded = loop {
@@ -279,7 +337,7 @@ impl ApplyResult {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn make(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { call: None, content: Mutex::new(Content::Loading(None)) }
+        Self { call: None, content: Mutex::new(Content::Loading(None)), loading: Mutex::new(None) }
     }
 
     /// Whether the call has completed.

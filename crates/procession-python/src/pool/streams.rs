@@ -1,8 +1,8 @@
 //! What `imap` and `imap_unordered` return, and what feeds it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use procession_core::pool::{Job, Next};
+use procession_core::pool::{Engine, Job, Next};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyStopIteration},
@@ -66,6 +66,12 @@ impl IMapIterator {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.next(py, None)
+    }
+
+    /// How many results were taken out, or chunks of them.
+    fn _taken(&self) -> PyResult<u64> {
+        let call = self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))?;
+        Ok(call.job().taken())
     }
 
     /// The next result. `TimeoutError` if it does not come within `timeout` seconds.
@@ -134,6 +140,17 @@ impl PoolFeed {
         Self { call, result, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) }
     }
 
+    fn finish(&self, py: Python<'_>, engine: &Engine, mut state: MutexGuard<'_, State>) {
+        let items = state.items.take();
+        let total = state.index;
+        drop(state);
+        drop(items);
+        py.detach(|| {
+            engine.end(self.call.job(), total);
+            engine.submitted();
+        });
+    }
+
     fn one(&self, py: Python<'_>, state: &mut State) -> PyResult<bool> {
         let Some(items) = &state.items else {
             return Ok(false);
@@ -167,6 +184,9 @@ impl PoolFeed {
             py.detach(|| engine.wait_for_room());
         }
         let mut state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if state.items.is_none() {
+            return Ok(false);
+        }
         for _ in 0..count {
             if engine.is_full() {
                 break;
@@ -180,19 +200,31 @@ impl PoolFeed {
                 }
             };
             if !more {
-                let items = state.items.take();
-                let total = state.index;
-                drop(state);
-                drop(items);
-                py.detach(|| {
-                    engine.end(self.call.job(), total);
-                    engine.submitted();
-                });
+                self.finish(py, engine, state);
                 return Ok(false);
             }
         }
         drop(state);
         engine.submitted();
         Ok(true)
+    }
+
+    /// How many items were handed over, or chunks of them.
+    fn submitted(&self, py: Python<'_>) -> u64 {
+        self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).index
+    }
+
+    /// Hand over no more.
+    fn end(&self, py: Python<'_>) -> PyResult<()> {
+        // In a forked child there is nothing to end.
+        if !self.call.engine().engine.belongs_here() {
+            return Ok(());
+        }
+        let engine = self.call.engine().here()?;
+        let state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        if state.items.is_some() {
+            self.finish(py, engine, state);
+        }
+        Ok(())
     }
 }
