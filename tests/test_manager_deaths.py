@@ -457,6 +457,30 @@ def test_a_call_cut_short_takes_nothing(nearby):
     assert lock.acquire(timeout=50)
 
 
+def test_an_rlock_is_not_lost_when_a_call_of_its_owner_is_cut_short(manager, printed):
+    """The new line of the thread is another owner, so nobody could release it."""
+
+    def interrupt(signum, frame):
+        raise Interrupted
+
+    q, lock, condition = manager.Queue(), manager.RLock(), manager.Condition()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        lock.acquire()
+        condition.acquire()
+        with pytest.raises(Interrupted):
+            q.get()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(RuntimeError):
+        lock.release()
+    assert lock.acquire(timeout=50)
+    assert condition.acquire(timeout=50)
+    assert printed().count(f"process {os.getpid()}") == 2
+    assert printed().count("closed its line in a call while holding it") == 2
+
+
 # Servers
 
 

@@ -49,18 +49,18 @@ class _Client:
         return _is_readable(self.sentinel)
 
 
-def _is_readable(descriptor):
+def _is_readable(descriptor, milliseconds=0):
     if descriptor < 0:
         return False
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(milliseconds))
 
 
 class Holder:
     """A thread of a client: who calls over one line. It lives in the thread of the server that belongs to the line."""
 
-    __slots__ = ("_poll", "_released", "client", "held", "undo")
+    __slots__ = ("_poll", "_released", "client", "held", "undo", "was_cut_short")
 
     def __init__(self, conn, client):
         self.client = client
@@ -68,6 +68,8 @@ class Holder:
         self.held = set()
         # "Undelivered": a function and its arguments, to be called if the reply of the last call doesn't arrive.
         self.undo = None
+        # The line was closed in the middle of a call.
+        self.was_cut_short = False
         self._poll = select.poll()
         # Its own bells may arrive on the line while a call is under way, so only the end is looked for.
         self._poll.register(conn.fileno(), select.POLLRDHUP)
@@ -76,6 +78,12 @@ class Holder:
     def has_left(self):
         """Whether the other side of the line was closed."""
         return bool(self._poll.poll(0))
+
+    def stay(self):
+        """Raises Gone if nobody waits for the reply any more."""
+        if self.has_left():
+            self.was_cut_short = True
+            raise Gone
 
     def slices(self, timeout):
         """How long to sleep, again and again until `timeout` is over. Raises Gone if nobody waits any more."""
@@ -86,12 +94,12 @@ class Holder:
             if left <= 0:
                 return
             yield left
-            if self.has_left():
-                raise Gone
+            self.stay()
             slice = min(2 * slice, _LONGEST_SLICE)
 
     def take_back(self):
         """Nobody learns of what the last call did: undo it."""
+        self.was_cut_short = True
         undo, self.undo = self.undo, None
         if undo is not None:
             undo[0](*undo[1:])
@@ -100,30 +108,45 @@ class Holder:
         """It doesn't hold that any more."""
         self.held.discard(guard)
         if not self.held and self._released >= 0:
-            os.eventfd_write(self._released, 1)
+            with _bells:
+                if self._released >= 0:
+                    os.eventfd_write(self._released, 1)
 
     def linger(self):
         """The line has ended: if the process has, too, or once it has, give back what is held."""
-        client = self.client
-        if client is None or client.sentinel < 0:
-            if self.held:
-                # "At a distance".
-                names = ", ".join(map(_name, list(self.held)))
-                util.info("a thread of a client has left with %s, or the client died: nobody can tell", names)
+        sentinel = -1 if self.client is None else self.client.sentinel
+        if self.was_cut_short and not _is_readable(sentinel, 1000):
+            # "Call cut short": what belongs to this thread alone nobody could ever release.
+            self._recover((guard for guard in list(self.held) if guard.is_thread_bound), "closed its line in a call")
+        if not self.held:
+            return
+        if sentinel < 0:
+            # "At a distance".
+            names = ", ".join(map(_name, list(self.held)))
+            util.info("a thread of a client has left with %s, or the client died: nobody can tell", names)
             return
         self._released = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             poll = select.poll()
-            poll.register(client.sentinel, select.POLLIN)
+            poll.register(sentinel, select.POLLIN)
             poll.register(self._released, select.POLLIN)
             # "Thread ended": others may still release it.
-            while self.held and not any(descriptor == client.sentinel for descriptor, _ in poll.poll()):
+            while self.held and not any(descriptor == sentinel for descriptor, _ in poll.poll()):
                 os.eventfd_read(self._released)
-            for guard in list(self.held):
-                guard.recover(self)
+            self._recover(list(self.held), "died")
         finally:
-            released, self._released = self._released, -1
+            with _bells:
+                released, self._released = self._released, -1
             os.close(released)
+
+    def _recover(self, guards, how):
+        who = "a client" if self.client is None else self.client.name
+        for guard in guards:
+            guard.recover(self, f"{who} {how}")
+
+
+# Held to ring at a thread that lingers, which may be just about to leave.
+_bells = threading.Lock()
 
 
 def _name(guard):
@@ -271,6 +294,8 @@ class _Guard:
     """Does calls of one object. `calls` names the methods: each takes the Holder and the arguments."""
 
     calls: dict = {}
+    # Whether only the thread that took it can give it back.
+    is_thread_bound = False
 
     def __init__(self, obj):
         self.obj = obj
@@ -312,9 +337,12 @@ class _Held(_Guard):
             if not taken:
                 taken = any(obj.acquire(True, slice) for slice in holder.slices(limit))
                 # Over TCP nothing tells afterwards that the reply was not read.
-                if taken and holder.has_left():
-                    obj.release()
-                    raise Gone
+                if taken:
+                    try:
+                        holder.stay()
+                    except Gone:
+                        obj.release()
+                        raise
         if taken:
             self._enter(holder)
             holder.undo = self._undo, holder
@@ -343,14 +371,14 @@ class _Held(_Guard):
         if self._strike(holder):
             self._give_back(1)
 
-    def recover(self, holder):
-        """A client has died: give back what one of its threads held."""
+    def recover(self, holder, how):
+        """A client has died: give back what one of its threads held. `how` says it in words."""
         with self._settling:
             count = self._strike(holder, self.holders.get(holder, 0))
             if count and self.is_recoverable():
                 # Before it goes on with it somebody may want to know.
                 _warn(
-                    f"{_name(self)} of a manager recovered: {holder.client.name} died while holding it; "
+                    f"{_name(self)} of a manager recovered: {how} while holding it; "
                     "what it protects may be half changed"
                 )
                 self._give_back(count)
@@ -400,7 +428,8 @@ def _acquire_limit(blocking=True, timeout=None):
 def _warn(text):
     util.sub_warning(text)
     try:
-        warnings.warn(RuntimeWarning(text), stacklevel=2)
+        # Each time, and not once for a text.
+        warnings.warn_explicit(text, RuntimeWarning, "procession.managers", 0)
     except RuntimeWarning:
         # Where warnings are errors. This is nobody's but the dead client's.
         print(f"RuntimeWarning: {text}", file=sys.stderr, flush=True)
@@ -457,6 +486,8 @@ class _SemaphoreGuard(_Held):
 
 class _RLockGuard(_Held):
     """Of an RLock. It belongs to a thread of the server, so only that one calls what is here."""
+
+    is_thread_bound = True
 
     def release(self, holder, /, *args, **kwds):
         result = self.obj.release(*args, **kwds)
@@ -528,14 +559,14 @@ def _wait(condition, holder, timeout):
     bell.acquire()
     condition._waiters.append(bell)
     saved = condition._release_save()
-    notified = gone = False
+    notified = False
     try:
         if timeout is None or timeout > 0:
             notified = any(bell.acquire(True, slice) for slice in holder.slices(timeout))
         else:
             notified = bell.acquire(False)
     except Gone:
-        gone = True
+        pass
     finally:
         condition._acquire_restore(saved)
         if not notified:
@@ -544,10 +575,12 @@ def _wait(condition, holder, timeout):
             except ValueError:
                 # It was notified while it waited for the lock.
                 notified = True
-    if gone or holder.has_left():
+    try:
+        holder.stay()
+    except Gone:
         if notified:
             condition.notify()
-        raise Gone
+        raise
     return notified
 
 
@@ -596,9 +629,12 @@ class _QueueGuard(_Guard):
                 result = method(True, slice)
             except not_yet:
                 continue
-            if undo is not None and holder.has_left():
-                undo(result)
-                raise Gone
+            try:
+                holder.stay()
+            except Gone:
+                if undo is not None:
+                    undo(result)
+                raise
             return result
         raise not_yet
 
