@@ -184,6 +184,8 @@ def test_dict_proxy_is_a_dict(forked):
     d = forked.dict({"a": 1}, b=2)
     assert isinstance(d, MutableMapping)
     assert [*d] == ["a", "b"]
+    # All of it at once, as with the standard package.
+    assert type(reversed(d)) is type(iter([]))
     assert [*reversed(d)] == ["b", "a"]
     assert d | {"c": 3} == {"a": 1, "b": 2, "c": 3}
     same = d

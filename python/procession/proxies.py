@@ -244,7 +244,7 @@ _BaseDictProxy = MakeProxyType(
         "clear copy fromkeys get items keys pop popitem setdefault update values"
     ),
 )
-_BaseDictProxy._method_to_typeid_ = dict.fromkeys(("__iter__", "__reversed__"), "Iterator")
+_BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator"}
 
 
 class DictProxy(_BaseDictProxy):  # type: ignore[misc, valid-type]
