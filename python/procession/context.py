@@ -275,7 +275,7 @@ class DefaultContext(BaseContext):
     def get_all_start_methods(self):
         """The names of the start methods, the default first."""
         default = self._default_context._name
-        return [default, *(name for name in _concrete_contexts if name != default)]
+        return [default, *(name for name in _METHODS if name != default)]
 
 
 class ForkProcess(process.BaseProcess):
@@ -340,6 +340,8 @@ class ForkServerContext(BaseContext):
 
 
 _concrete_contexts = {context._name: context for context in (ForkContext(), SpawnContext(), ForkServerContext())}
+# Those of the package. Others register contexts of their own in the table.
+_METHODS = tuple(_concrete_contexts)
 _default_context = DefaultContext(_concrete_contexts["fork" if sys.version_info < (3, 14) else "forkserver"])
 
 

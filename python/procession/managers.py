@@ -154,8 +154,10 @@ class BaseManager:
                 )
                 self._process.name = f"{type(self).__name__}-{':'.join(map(str, self._process._identity))}"
                 self._process.start()
-            # The pipe alone would not tell of its end: another child started just now may have the writing side too.
-            connection.wait([reader, self._process.sentinel])
+            # The pipe alone would not tell of its end: another child started just now may have the writing side too. A
+            # context's processes that are not ours, perhaps threads of this one, may not have a sentinel.
+            sentinel = getattr(self._process, "_sentinel", None)
+            connection.wait([reader] if sentinel is None else [reader, sentinel])
             try:
                 if not reader.poll():
                     raise EOFError
@@ -179,8 +181,9 @@ class BaseManager:
         """What the server's process does."""
         # Ctrl-C reaches all processes of a terminal. This one is ended by its manager.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Nobody could end it any more if its manager is killed.
-        process._end_with_parent()
+        # Nobody could end it any more if its manager is killed. In another thread it is not a process of its own.
+        if threading.current_thread() is threading.main_thread():
+            process._end_with_parent()
         if initializer is not None:
             initializer(*initargs)
         server = cls._Server(registry, address, authkey, serializer)
