@@ -3,6 +3,7 @@
 import os
 import pickle
 import queue
+import random
 import signal
 import sys
 import threading
@@ -631,3 +632,56 @@ def test_a_killed_client_of_the_standard_package(program, address, what):
             assert not lock.acquire(timeout=1)
             lock.release()
             assert lock.acquire(timeout=50)
+
+
+# All at once
+
+
+def use_everything(lock, rlock, semaphore, condition, q, done):
+    turn = 0
+    while True:
+        turn += 1
+        with lock, semaphore:
+            pass
+        with rlock, rlock, semaphore:
+            q.put((os.getpid(), turn))
+        with condition:
+            condition.notify()
+            condition.wait(0.01)
+        try:
+            done.append(q.get(timeout=0.01))
+        except queue.Empty:
+            pass
+
+
+def test_clients_killed_at_any_moment_leave_everything_in_order(manager):
+    lock, rlock, semaphore, condition = manager.Lock(), manager.RLock(), manager.Semaphore(2), manager.Condition()
+    q, done = manager.Queue(), manager.list()
+
+    def start():
+        child = FORK.Process(target=use_everything, args=(lock, rlock, semaphore, condition, q, done))
+        child.start()
+        return child
+
+    random.seed(1)
+    children = [start() for _ in range(4)]
+    for _ in range(25):
+        time.sleep(random.uniform(0, 0.1))
+        victim = children.pop(0)
+        kill(victim)
+        children.append(start())
+    for child in children:
+        kill(child)
+    for one in (lock, rlock, condition):
+        assert one.acquire(timeout=50)
+        one.release()
+    for _ in range(2):
+        assert semaphore.acquire(timeout=50)
+    assert not semaphore.acquire(False)
+    seen = done[:]
+    # None twice; those in the hands of the dead are lost.
+    assert len(seen) == len(set(seen)) > 0
+    with pytest.raises(queue.Empty):
+        while True:
+            item = q.get(timeout=1)
+            assert item not in seen
