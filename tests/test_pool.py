@@ -754,3 +754,40 @@ def test_a_result_that_asks_for_itself_is_an_error():
 def test_numbers_of_workers_are_integers(kind):
     with pytest.raises(TypeError, match="float"):
         kind(1.5)
+
+
+def test_threads_of_a_terminated_pool_begin_nothing_of_a_map_handed_over():
+    busy, over, begun = threading.Semaphore(0), threading.Event(), []
+
+    def hold():
+        busy.release()
+        over.wait()
+
+    pool = ThreadPool(2)
+    held = [pool.apply_async(hold) for _ in range(2)]
+    for _ in held:
+        assert busy.acquire(timeout=50)
+    result = pool.map_async(begun.append, range(1000), chunksize=1)
+    pool.terminate()
+    over.set()
+    pool.join()
+    with pytest.raises(RuntimeError, match="terminated"):
+        result.get(timeout=50)
+    assert begun == []
+
+
+class Counted:
+    """Has a length, and items of which the last is an error."""
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        yield from (1, 2)
+        raise KeyError("third")
+
+
+def test_items_that_fail_fail_the_map(any_pool):
+    with pytest.raises(KeyError, match="third"):
+        any_pool.map(abs, Counted(), chunksize=1)
+    assert any_pool.map(abs, range(-1000, 0), chunksize=1) == [*range(1000, 0, -1)]

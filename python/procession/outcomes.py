@@ -21,7 +21,7 @@ from .pool import (
     starmapstar,
 )
 
-__all__ = ["CallsEngine", "Outcomes"]
+__all__ = ["CallsEngine", "Feed", "Outcomes"]
 
 
 class Outcomes:
@@ -179,7 +179,7 @@ class _UnorderedStream(_Stream, IMapUnorderedIterator):
         return arrived.popleft()[1:] if arrived else None
 
 
-class _Feed:
+class Feed:
     """Hands the items of an iterable to the workers."""
 
     def __init__(self, engine, outcomes, func, items):
@@ -230,6 +230,9 @@ class CallsEngine:
     How a task gets to a worker is `submit()`; how the workers are told to end when all is done is `_stop()`.
     """
 
+    # What hands over the chunks of a map.
+    map_feed = Feed
+
     def __init__(self):
         self._lock = threading.RLock()
         self._under_way = set()
@@ -279,7 +282,7 @@ class CallsEngine:
     def map_async(self, owner, func, items, chunksize, star, callback=None, error_callback=None):
         """Has the workers call `func` for each item, chunks of them at a time."""
         result, outcomes = self._begin(_MapResult, owner, func, callback, error_callback)
-        feed = _Feed(self, outcomes, starmapstar if star else mapstar, _chunks(func, items, chunksize))
+        feed = self.map_feed(self, outcomes, starmapstar if star else mapstar, _chunks(func, items, chunksize))
         return result, feed
 
     def is_full(self):
@@ -298,7 +301,7 @@ class CallsEngine:
         outcomes = Outcomes(self, owner, func)
         if chunksize > 1:
             func, items = mapstar, _chunks(func, items, chunksize)
-        return (_Stream if ordered else _UnorderedStream)(outcomes), _Feed(self, outcomes, func, items)
+        return (_Stream if ordered else _UnorderedStream)(outcomes), Feed(self, outcomes, func, items)
 
     def close(self):
         """No more calls; when all is done the workers end."""

@@ -1,17 +1,43 @@
 """Pools of threads: the interface of a pool of processes, without anything being pickled."""
 
+import collections
+import functools
 import queue
 
 from . import util
 from .crew import Feeder
-from .outcomes import CallsEngine
+from .outcomes import CallsEngine, Feed
 from .pool import Pool
 
 __all__ = ["ThreadPool"]
 
 
+class _MapFeed(Feed):
+    """Hands all of a map to the threads at once: each takes chunk after chunk, as long as there are any.
+
+    So a pool that is terminated after that gives up what no thread has begun, however long the map is.
+    """
+
+    def feed(self, count, wait=True):
+        """Hand over all there is; returns False."""
+        if self._items is None:
+            return False
+        try:
+            chunks = collections.deque(enumerate(self._items))
+        except BaseException as error:
+            self._outcomes.add(0, False, error)
+            self._index = 1
+        else:
+            self._index = len(chunks)
+            self._engine.share(self._outcomes, self._func, chunks)
+        self.end()
+        return False
+
+
 class _ThreadEngine(CallsEngine):
     """Hands the tasks to threads."""
+
+    map_feed = _MapFeed
 
     def __init__(self):
         super().__init__()
@@ -23,7 +49,7 @@ class _ThreadEngine(CallsEngine):
         if initializer is not None:
             initializer(*initargs)
         while (task := self.inbox.get()) is not None:
-            self._do(*task)
+            task()
             # Nothing is kept while waiting.
             task = None
 
@@ -38,13 +64,28 @@ class _ThreadEngine(CallsEngine):
         else:
             outcomes.add(index, True, value)
 
+    def _do_chunks(self, outcomes, func, chunks):
+        while chunks and not outcomes.over:
+            try:
+                index, chunk = chunks.popleft()
+            except IndexError:
+                # Another thread was faster.
+                return
+            self._do(outcomes, index, func, (chunk,), {})
+            chunk = None
+
     def hired(self):
         """One more thread is to be told when all is done."""
         with self._lock:
             self._threads += 1
 
     def submit(self, outcomes, index, func, args, kwds):
-        self.inbox.put((outcomes, index, func, args, kwds))
+        self.inbox.put(functools.partial(self._do, outcomes, index, func, args, kwds))
+
+    def share(self, outcomes, func, chunks):
+        """Give the chunks of a map to as many threads as there are."""
+        for _ in range(min(len(chunks), self._threads)):
+            self.inbox.put(functools.partial(self._do_chunks, outcomes, func, chunks))
 
     def _stop(self):
         threads, self._threads = self._threads, 0
