@@ -565,6 +565,47 @@ def test_proxies_of_a_server_that_is_gone_do_not_reach_the_next_one():
     first.shutdown()
 
 
+class Counted(threading.Semaphore):
+    """Nobody but itself knows what its methods mean."""
+
+    def acquire(self, permits):
+        for _ in range(permits):
+            super().acquire()
+        return f"{permits} acquired"
+
+
+class Named(queue.Queue):
+    """Works as any other queue."""
+
+    def name(self):
+        return "named"
+
+
+class Custom(SyncManager):
+    pass
+
+
+Custom.register("Counted", Counted)
+Custom.register("Named", Named)
+
+
+def test_subclasses_with_methods_of_their_own():
+    with Custom(ctx=FORK) as manager:
+        counted, named = manager.Counted(3), manager.Named()
+        assert counted.acquire(2) == "2 acquired"
+        kill(started(lambda ready: (counted.acquire(permits=1), hold(ready, None, 0))))
+        eventually_waits()
+        # What it means to have acquired so much is the class's own affair.
+        counted.release()
+        assert counted.acquire(1) == "1 acquired"
+        child = started(lambda ready: (ready.release(), named.get()))
+        eventually_waits()
+        kill(child)
+        named.put(1)
+        eventually_waits()
+        assert (named.get(timeout=50), named.name()) == (1, "named")
+
+
 # Clients of the standard package
 
 STANDARD = """

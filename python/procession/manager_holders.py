@@ -294,16 +294,20 @@ class _Guard:
     """Does calls of one object. `calls` names the methods: each takes the Holder and the arguments."""
 
     calls: dict = {}
+    # What else of the object's class has to be as we know it.
+    hooks: tuple = ()
     # Whether only the thread that took it can give it back.
     is_thread_bound = False
 
     def __init__(self, obj):
         self.obj = obj
 
-    @staticmethod
-    def fits(obj):
-        """Whether this knows how the object works, of whose type it is."""
-        return True
+    @classmethod
+    def fits(cls, obj):
+        """Whether this knows how the object works: its class may have methods of its own in the place of these."""
+        kind = type(obj)
+        known = next(base for base in kind.__mro__ if base.__module__ in ("_thread", "queue", "threading"))
+        return all(getattr(kind, name, None) is getattr(known, name, None) for name in (*cls.calls, *cls.hooks))
 
     def forget(self):
         """The object is no longer known."""
@@ -506,10 +510,6 @@ class _ConditionGuard(_Guard):
         # It may also be a proxy of a lock in this very server.
         self.lock = guard_of(obj._lock) or _LockGuard(obj)
 
-    @staticmethod
-    def fits(obj):
-        return type(obj).wait is threading.Condition.wait
-
     def acquire(self, holder, /, *args, **kwds):
         return self.lock.calls["acquire"](self.lock, holder, *args, **kwds)
 
@@ -587,10 +587,6 @@ def _wait(condition, holder, timeout):
 class _EventGuard(_Guard):
     """Of an event."""
 
-    @staticmethod
-    def fits(obj):
-        return type(obj).wait is threading.Event.wait
-
     def wait(self, holder, /, timeout=None):
         with self.obj._cond:
             return self.obj.is_set() or _wait(self.obj._cond, holder, timeout)
@@ -600,6 +596,8 @@ class _EventGuard(_Guard):
 
 class _QueueGuard(_Guard):
     """Of a queue: no item goes to a client that is gone."""
+
+    hooks = ("_get", "_put")
 
     def get(self, holder, /, *args, **kwds):
         item = self._in_slices(self.obj.get, queue.Empty, self._put_back, holder, args, kwds)
