@@ -2,12 +2,15 @@
 
 import mmap
 import os
+import sys
 
 from . import _core
 
 __all__ = ["Mapping"]
 
+# Python 3.13 maps a file without a descriptor of its own; before, it is put in the place of memory without a file.
 # Private and without reserve, so that it counts for nothing until the file is there.
+_CAN_MAP_ALONE = sys.version_info >= (3, 13)
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _core.MAP_NORESERVE
 
 
@@ -25,8 +28,11 @@ class Mapping(mmap.mmap):
         """Map so many bytes of a file. They stay mapped until the last view of them is gone."""
         if size == 0:
             raise ValueError("cannot map an empty file: whoever makes the shared memory has not sized it as yet")
-        made = cls(-1, size, flags=_FLAGS)
-        _core.map_file(made, fd)
+        if _CAN_MAP_ALONE:
+            made = cls(fd, size, trackfd=False)
+        else:
+            made = cls(-1, size, flags=_FLAGS)
+            _core.map_file(made, fd)
         made.fd = fd
         return made
 

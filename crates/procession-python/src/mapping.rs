@@ -7,6 +7,8 @@ use pyo3::{
     buffer::PyUntypedBuffer,
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
+    sync::PyOnceLock,
+    types::PyType,
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -22,7 +24,8 @@ pub(crate) const MAP_NORESERVE: i32 = libc::MAP_NORESERVE;
 /// `TypeError` if it is no `mmap.mmap`, `ValueError` for what can't be a descriptor; as mmap(2).
 #[pyfunction]
 pub fn map_file(mapping: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<()> {
-    if !mapping.is_instance(&mapping.py().import("mmap")?.getattr("mmap")?)? {
+    static MMAP: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    if !mapping.is_instance(MMAP.import(mapping.py(), "mmap", "mmap")?)? {
         return Err(PyTypeError::new_err("a file is mapped in the place of an mmap.mmap only"));
     }
     if fd < 0 {
