@@ -281,7 +281,9 @@ class ResourceTracker:
             line = b"%b\t%b" % (line, maker[-room:] if room > 0 else b"")
         line += b"\n"
         if len(line) > _LONGEST_LINE:
-            raise ValueError(f"msg too long: {len(line)} bytes, not {_LONGEST_LINE}, for the name of a tracked resource")
+            raise ValueError(
+                f"msg too long: {len(line)} bytes, not {_LONGEST_LINE}, for the name of a tracked resource"
+            )
         return line
 
     def _stop(self, use_blocking_lock=True, wait_timeout=None):

@@ -125,15 +125,19 @@ def _wrapper_of(structure):
 def reduce_ctype(obj):
     """How an object is handed to a child: its type, and the block that it is in."""
     assert_spawning(obj)
-    if isinstance(obj, ctypes.Array):
-        return rebuild_ctype, (obj._type_, obj._wrapper, obj._length_)
-    return rebuild_ctype, (type(obj), obj._wrapper, None)
+    type_, lengths = type(obj), []
+    # Array types have no names to be found by. (Those that were derived do.)
+    while issubclass(type_, ctypes.Array) and type_ is type_._type_ * type_._length_:
+        lengths.append(type_._length_)
+        type_ = type_._type_
+    return rebuild_ctype, (type_, obj._wrapper, lengths[0] if len(lengths) == 1 else lengths or None)
 
 
 def rebuild_ctype(type_, wrapper, length):
-    """The object of a type that is in a block; with a length, an array of that type."""
+    """The object of a type that is in a block; with a length, an array of that type, with several, of such arrays."""
     if length is not None:
-        type_ = type_ * length
+        for count in [length] if isinstance(length, int) else reversed(length):
+            type_ = type_ * count
     reduction.register(type_, reduce_ctype)
     obj = type_.from_buffer(wrapper.create_memoryview())
     # The block is given back with the object.
