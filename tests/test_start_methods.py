@@ -262,6 +262,46 @@ def test_the_server_preloads_what_is_named(server):
         procession.set_forkserver_preload([1])
 
 
+PRELOADS = """
+    import sys
+    import procession as mp
+
+    def child():
+        pass
+
+    if __name__ == "__main__":
+        mp.set_start_method("forkserver")
+        mp.set_forkserver_preload(["no_such_module_at_all"], on_error=sys.argv[1])
+        process = mp.Process(target=child)
+        try:
+            process.start()
+            process.join()
+            print(process.exitcode)
+        except EOFError:
+            print("EOFError")
+"""
+
+
+@pytest.mark.parametrize(
+    ("on_error", "outcome", "told"),
+    [
+        ("ignore", "0", ""),
+        ("warn", "0", "ImportWarning: Failed to preload"),
+        ("fail", "EOFError", "ModuleNotFoundError"),
+    ],
+)
+def test_what_becomes_of_a_preload_that_fails(program, on_error, outcome, told):
+    out, err = program(PRELOADS, on_error).finish()
+    assert out.strip() == outcome
+    assert told in err
+    assert ("no_such_module_at_all" in err) == bool(told)
+
+
+def test_there_are_three_things_to_do_about_preloads_that_fail():
+    with pytest.raises(ValueError, match="on_error must be 'ignore', 'warn', or 'fail', not 'panic'"):
+        procession.set_forkserver_preload(["json"], on_error="panic")
+
+
 def say_whether_preloaded(sender):
     sender.send("only_on_our_path" in sys.modules)
 

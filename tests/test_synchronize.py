@@ -390,8 +390,6 @@ def test_wait_and_notify_need_the_lock():
         for call in (condition.wait, condition.notify, condition.notify_all):
             with pytest.raises(AssertionError, match="acquired"):
                 call()
-    with pytest.raises(TypeError, match="Lock or an RLock"):
-        procession.Condition(threading.Lock())
 
 
 def test_a_wait_that_times_out_holds_the_lock_again():
@@ -577,3 +575,79 @@ def test_a_broken_barrier_turns_all_away(ctx, how):
 
 def fail():
     raise ZeroDivisionError
+
+
+class OtherLock:
+    """A lock of another make, with what the standard package's conditions ask of one."""
+
+    def __init__(self):
+        self._lock = threading.RLock()
+        self._semlock = self
+        self.depth = 0
+
+    def acquire(self, block=True, timeout=None):
+        acquired = self._lock.acquire(block, -1 if timeout is None else timeout)
+        self.depth += acquired
+        return acquired
+
+    def release(self):
+        self.depth -= 1
+        self._lock.release()
+
+    def _is_mine(self):
+        return self._lock._is_owned()
+
+    def _count(self):
+        return self.depth
+
+
+def test_a_condition_takes_any_lock():
+    lock = OtherLock()
+    condition = procession.Condition(lock)
+    ready = []
+
+    def get_ready():
+        with condition:
+            ready.append(True)
+            condition.notify()
+
+    with condition:
+        assert lock.depth == 1
+        condition.acquire()
+        assert not condition.wait(timeout=0.01)
+        assert lock.depth == 2
+        thread = threading.Thread(target=get_ready)
+        thread.start()
+        assert condition.wait_for(lambda: ready, timeout=30)
+        assert lock.depth == 2
+        condition.release()
+        assert not condition.acquire(False) or condition.release() is None
+    thread.join()
+    with pytest.raises(AssertionError):
+        condition.notify()
+
+
+def test_a_condition_over_a_semaphore():
+    condition = procession.Condition(procession.Semaphore(1))
+    with condition:
+        assert not condition.wait(timeout=0.01)
+        assert not condition.acquire(False)
+    assert condition.acquire(timeout=1)
+    condition.release()
+
+
+def test_locks_that_lack_what_a_condition_needs():
+    with pytest.raises(TypeError, match=r"acquire\(\) and release\(\)"):
+        procession.Condition(object())
+    condition = procession.Condition(threading.Lock())
+    with condition, pytest.raises(AttributeError, match="_semlock"):
+        condition.wait(1)
+
+
+def test_what_a_condition_hears_from_its_lock_is_raised():
+    class Failing(OtherLock):
+        def acquire(self, block=True, timeout=None):
+            raise OSError("out of order")
+
+    with pytest.raises(OSError, match="out of order"):
+        procession.Condition(Failing()).acquire()

@@ -188,11 +188,14 @@ class BaseContext:
 
         spawn.set_executable(executable)
 
-    def set_forkserver_preload(self, module_names):
-        """Name the modules that the fork server imports once, for all its children."""
+    def set_forkserver_preload(self, module_names, *, on_error="ignore"):
+        """Name the modules that the fork server imports once, for all its children.
+
+        `on_error` says what it does if one can't be imported: "ignore" it, "warn" on stderr, or "fail" to start.
+        """
         from . import forkserver
 
-        forkserver.set_forkserver_preload(module_names)
+        forkserver.set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method=None):
         """The context of a start method; without one, this context."""

@@ -33,14 +33,22 @@ class ForkServer:
         self._starter = None
         self._inherited_fds = None
         self._preload_modules = ["__main__"]
+        self._preload_on_error = "ignore"
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._lock._at_fork_reinit)
 
-    def set_forkserver_preload(self, modules_names):
-        """Name the modules that the server imports when it starts. "__main__" is the main module."""
+    def set_forkserver_preload(self, modules_names, *, on_error="ignore"):
+        """Name the modules that the server imports when it starts. "__main__" is the main module.
+
+        If one can't be imported: with "ignore" nothing happens, with "warn" the server prints an ImportWarning to
+        stderr, with "fail" it ends with a traceback, so that no process can be started.
+        """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
         self._preload_modules = modules_names
+        self._preload_on_error = on_error
 
     def get_inherited_fds(self):
         """The descriptors that came with the arguments; None in a process that the server did not start."""
@@ -108,7 +116,8 @@ class ForkServer:
         # What this process uses of the package its children will use as well; imported once, it costs none of them.
         prefix = f"{__package__}."
         ours = [name for name in sys.modules if name.startswith(prefix) and not name.endswith(("__main__", "fallback"))]
-        return in_memory({"preload": [*ours, *self._preload_modules], "main": main})
+        wanted = {"ours": ours, "preload": [*self._preload_modules], "on_error": self._preload_on_error}
+        return in_memory({**wanted, "main": main})
 
     def connect_to_new_process(self, fds, data):
         """Have the server start a child that does what the file `data` says, and has the descriptors `fds`.
@@ -229,20 +238,34 @@ def _preload(data):
         spawn.prepare(wanted["main"])
     except BaseException as error:
         # The child imports it again, and fails where it is seen.
-        util.info("the fork server could not import the main module: %r", error)
+        _not_preloaded("__main__", error, wanted["on_error"])
     finally:
         del current._inheriting
-    for name in wanted["preload"]:
+    for name in (*wanted["ours"], *wanted["preload"]):
         try:
             __import__(name)
-        except ImportError:
+        except Exception as error:
             # A hint, no more: whoever needs the module will be told.
-            pass
+            _not_preloaded(name, error, wanted["on_error"])
     # What the imports printed is not to be printed by each child.
     util._flush_std_streams()
     # The collector writes to each object it looks at. Of these it never will, so their pages stay shared.
     gc.collect()
     gc.freeze()
+
+
+def _not_preloaded(name, error, on_error):
+    util.info("the fork server could not import %s: %r", name, error)
+    if on_error == "fail":
+        raise error
+    if on_error == "warn":
+        import warnings
+
+        with warnings.catch_warnings():
+            # Asked for, although such warnings are not shown otherwise.
+            if not sys.warnoptions:
+                warnings.simplefilter("always", ImportWarning)
+            warnings.warn(f"Failed to preload module {name!r}: {error!r}", ImportWarning, stacklevel=2)
 
 
 class _Server:

@@ -5,7 +5,6 @@ of processes, `CallsEngine` does for these.
 """
 
 import collections
-import itertools
 import threading
 import time
 
@@ -15,6 +14,7 @@ from .pool import (
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
+    Pool,
     TimeoutError,
     _terminated_task,
     mapstar,
@@ -218,12 +218,6 @@ class Feed:
             self._outcomes.seal(self._index)
 
 
-def _chunks(func, items, size):
-    items = iter(items)
-    while chunk := tuple(itertools.islice(items, size)):
-        yield func, chunk
-
-
 class CallsEngine:
     """What `_core.PoolEngine` is to a pool of processes: takes calls in and gives results out.
 
@@ -282,7 +276,7 @@ class CallsEngine:
     def map_async(self, owner, func, items, chunksize, star, callback=None, error_callback=None):
         """Has the workers call `func` for each item, chunks of them at a time."""
         result, outcomes = self._begin(_MapResult, owner, func, callback, error_callback)
-        feed = self.map_feed(self, outcomes, starmapstar if star else mapstar, _chunks(func, items, chunksize))
+        feed = self.map_feed(self, outcomes, starmapstar if star else mapstar, Pool._get_tasks(func, items, chunksize))
         return result, feed
 
     def is_full(self):
@@ -300,7 +294,7 @@ class CallsEngine:
         """Has the workers call `func` for each item as the feed is fed: returns the results, and the feed."""
         outcomes = Outcomes(self, owner, func)
         if chunksize > 1:
-            func, items = mapstar, _chunks(func, items, chunksize)
+            func, items = mapstar, Pool._get_tasks(func, items, chunksize)
         return (_Stream if ordered else _UnorderedStream)(outcomes), Feed(self, outcomes, func, items)
 
     def close(self):

@@ -46,6 +46,7 @@ class PipedQueue:
 
     # Fields of the object, where the native queue has methods and properties.
     _maxsize = 0
+    _sem = None
     _closed = False
     _close = None
     _thread = _jointhread = None

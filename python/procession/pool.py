@@ -470,6 +470,13 @@ class Pool:
         self._feed(feed)
         return result
 
+    @staticmethod
+    def _get_tasks(func, it, size):
+        """The tasks of a map: pairs of the function and a chunk of items."""
+        it = iter(it)
+        while chunk := tuple(itertools.islice(it, size)):
+            yield func, chunk
+
     def _feed(self, feed):
         # At once, up to where the memory for it would be too much.
         while feed.feed(AT_ONCE, False):

@@ -4,6 +4,8 @@ Monitors ask how many tasks wait (`pool._taskqueue.qsize()`), whether the thread
 empty. Nothing of that is there as such: these are views of the engine.
 """
 
+from .queues import NoLock
+
 __all__ = ["view"]
 
 
@@ -22,27 +24,10 @@ class _Waiting:
         return not self.qsize()
 
 
-class _NoLock:
-    """In place of a lock that there is none of: a worker that dies holds up nobody."""
-
-    def acquire(self, block=True, timeout=None):
-        """Nothing is to be waited for."""
-        return True
-
-    def release(self):
-        """Nothing is to be given back."""
-
-    def __enter__(self):
-        return True
-
-    def __exit__(self, *exc_info):
-        pass
-
-
 class _Queue(_Waiting):
     """In place of the queues of tasks and results."""
 
-    _rlock = _wlock = _NoLock()
+    _rlock = _wlock = NoLock()
 
 
 class _Results(_Queue):

@@ -14,16 +14,54 @@ __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 
 def __getattr__(name):
-    # Few children catch them by this name, and the module they come from imports others.
-    if name in ("Empty", "Full"):
-        import queue
+    # Few children need these names, and the modules they come from import others.
+    if (source := _ELSEWHERE.get(name)) is not None:
+        import importlib
 
-        return globals().setdefault(name, getattr(queue, name))
+        return globals().setdefault(name, getattr(importlib.import_module(*source), name.removeprefix("_")))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+_ELSEWHERE = {
+    "Empty": ("queue",),
+    "Full": ("queue",),
+    "_ForkingPickler": (".reduction", __package__),
+    **dict.fromkeys(("Finalize", "debug", "info", "is_exiting", "register_after_fork"), (".util", __package__)),
+}
+
 # What the thread of a queue over a pipe takes for the word to end.
 _sentinel = object()
+
+
+class NoLock:
+    """In place of a lock that there is none of. It can be had at any time."""
+
+    def acquire(self, block=True, timeout=None):
+        """Nothing is to be waited for."""
+        return True
+
+    def release(self):
+        """Nothing is to be given back."""
+
+    def __enter__(self):
+        return True
+
+    def __exit__(self, *exc_info):
+        pass
+
+
+class _Room:
+    """In place of the semaphore of a bounded queue: tells how many objects there is room for."""
+
+    def __init__(self, queue):
+        self._queue = queue
+        self._semlock = self
+
+    def get_value(self):
+        """How many objects could be put."""
+        return max(0, self._queue._maxsize - self._queue.qsize())
+
+    _get_value = get_value
 
 
 class _Shared(_core.Queue):
@@ -78,6 +116,10 @@ class _Shared(_core.Queue):
         for name, method in piped_queues.methods_for(cls, base).items():
             setattr(cls, name, method)
 
+    # The ends of a pipe have locks: a process that is killed with one of them holds up all others, who then release it
+    # by hand. There is no such lock.
+    _rlock = _wlock = NoLock()
+
     # Made when they are asked for, and kept: whether an end is closed is remembered by it.
 
     @property
@@ -107,6 +149,10 @@ class Queue(_Shared):
 
     # Set by some users to have errors of a closed pipe ignored. There is no pipe.
     _ignore_epipe = False
+    # What others look at to see what is still to be sent: all was sent by the `put()`.
+    _buffer = ()
+    _thread = _jointhread = None
+    _joincancelled = True
 
     def __init__(self, maxsize=0, *, ctx):
         from .synchronize import SEM_VALUE_MAX
@@ -120,6 +166,10 @@ class Queue(_Shared):
         from .synchronize import SEM_VALUE_MAX
 
         return self._bound or SEM_VALUE_MAX
+
+    @property
+    def _sem(self):
+        return _Room(self)
 
     def close(self):
         """Put and get nothing more through this object. Others, also in other processes, are not concerned."""

@@ -4,6 +4,7 @@ The work is done by the native classes of `_core`, on words in shared memory. He
 see beside it: names of owners, and how objects get into a process that is being started.
 """
 
+import os
 import sys
 import threading
 import time
@@ -56,6 +57,16 @@ def _spawning_method():
     return getattr(context.get_spawning_popen(), "method", "spawn")
 
 
+class _RandomNames:
+    """Names that no other process has."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return os.urandom(6).hex()
+
+
 class SemLock(_Shared):
     """Base class of locks and semaphores."""
 
@@ -64,6 +75,13 @@ class SemLock(_Shared):
     name = None
     kind = SEMAPHORE
     maxvalue = 1
+    # Of use to those who make named semaphores of their own.
+    _rand = _RandomNames()
+
+    @staticmethod
+    def _make_name():
+        """A name for a semaphore of the system."""
+        return f"{process.current_process()._config['semprefix']}-{next(SemLock._rand)}"
 
     @property
     def _semlock(self):
@@ -169,6 +187,10 @@ class Condition(_core.Condition, _Shared):
 
     def __repr__(self):
         return f"<{type(self).__name__}({self._lock}, {self._waiters()})>"
+
+    def locked(self):
+        """Whether somebody holds the lock."""
+        return self._lock.locked()
 
     def wait_for(self, predicate, timeout=None):
         """Wait until `predicate()` is true, at most `timeout` seconds; return its last value."""

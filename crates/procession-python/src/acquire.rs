@@ -32,6 +32,10 @@ pub(crate) trait Acquire: Sync {
     fn acquire(&self, wait: &mut Wait<'_>) -> Result<Acquired, WaitError>;
     /// The standard package's exception if it is not to be released.
     fn release(&self) -> PyResult<()>;
+    /// The exception of a lock that is an object of Python's.
+    fn raised(&self) -> PyResult<()> {
+        Ok(())
+    }
 }
 
 #[cold]
@@ -78,7 +82,9 @@ pub(crate) fn acquire<T: Acquire>(
     block: Truth,
     timeout: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<bool> {
-    if object.try_acquire() {
+    let acquired = object.try_acquire();
+    object.raised()?;
+    if acquired {
         // A timeout that makes no sense is noticed where there is something to wait for, as in the standard package.
         return Ok(true);
     }
@@ -98,6 +104,7 @@ fn contended<T: Acquire>(
         None => Timeout::FOREVER,
     };
     let acquired = wait::block(py, timeout, |wait| object.acquire(wait))?;
+    object.raised()?;
     report(py, T::NAME, acquired, || object.release())
 }
 

@@ -15,6 +15,7 @@ use crate::{
     late::Late,
     lock::Lock,
     method::{self, Acquirable},
+    other_lock::OtherLock,
     rlock::RLock,
     wait::{self, Timeout},
 };
@@ -35,6 +36,7 @@ struct Parts {
 pub(crate) enum LockOfCondition {
     Lock(Py<Lock>),
     RLock(Py<RLock>),
+    Other(OtherLock),
 }
 
 impl LockOfCondition {
@@ -47,7 +49,14 @@ impl LockOfCondition {
             lock.get().core()?;
             return Ok(Self::RLock(lock.clone().unbind()));
         }
-        Err(PyTypeError::new_err("the lock of a Condition must be a Lock or an RLock of this package"))
+        for method in ["acquire", "release"] {
+            if !lock.getattr(method).is_ok_and(|method| method.is_callable()) {
+                return Err(PyTypeError::new_err(
+                    "the lock of a Condition must be a lock, with acquire() and release()",
+                ));
+            }
+        }
+        Ok(Self::Other(OtherLock(lock.clone().unbind())))
     }
 }
 
@@ -63,6 +72,7 @@ macro_rules! with_lock {
                 let $lock = lock.get().core().expect("initialized");
                 $body
             }
+            Self::Other($lock) => $body,
         }
     };
 }
@@ -84,6 +94,10 @@ impl Acquire for LockOfCondition {
 
     fn release(&self) -> PyResult<()> {
         with_lock!(self, lock => Acquire::release(lock))
+    }
+
+    fn raised(&self) -> PyResult<()> {
+        with_lock!(self, lock => Acquire::raised(lock))
     }
 }
 
@@ -149,6 +163,7 @@ impl Condition {
         Ok(match &self.0.get()?.lock {
             LockOfCondition::Lock(lock) => lock.clone_ref(py).into_any(),
             LockOfCondition::RLock(lock) => lock.clone_ref(py).into_any(),
+            LockOfCondition::Other(OtherLock(lock)) => lock.clone_ref(py),
         })
     }
 
@@ -158,7 +173,9 @@ impl Condition {
     fn wait(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let Parts { condition, lock } = self.0.get()?;
         // The outcome is passed through whole: with an exception of a signal handler it does not matter.
-        match wait::block(py, timeout, |wait| Ok(condition.wait(lock, wait)))? {
+        let waited = wait::block(py, timeout, |wait| Ok(condition.wait(lock, wait)))?;
+        OtherLock::take_raised()?;
+        match waited {
             None | Some(Err(ConditionError::LockNotRegained(_))) => Ok(false),
             Some(Err(ConditionError::NotHeld)) => Err(not_held()),
             Some(Ok(waited)) => {
@@ -189,6 +206,8 @@ impl Condition {
 impl Condition {
     fn notify_up_to(&self, count: usize) -> PyResult<()> {
         let Parts { condition, lock } = self.0.get()?;
-        condition.notify(lock, count).map(drop).map_err(|_| not_held())
+        let notified = condition.notify(lock, count);
+        OtherLock::take_raised()?;
+        notified.map(drop).map_err(|_| not_held())
     }
 }

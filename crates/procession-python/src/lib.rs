@@ -15,6 +15,7 @@ mod lock;
 mod mapping;
 mod method;
 mod numbers;
+mod other_lock;
 mod pickling;
 mod plain;
 mod pool;
