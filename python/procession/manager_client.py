@@ -21,6 +21,10 @@ listener_client = {
 }
 
 
+# How a server says that it takes the shared memory that was offered to it ("Shared").
+SHARED = "shared memory"
+
+
 class Token:
     """The name of a shared object: of what kind it is, where its server listens, its number there."""
 
@@ -143,6 +147,27 @@ class _Line(Wire):
         self.connection.close()
 
 
+class _SharedLine(_core.Line):
+    """A line whose requests and replies go through shared memory, for a server on this machine."""
+
+    __slots__ = ("connection",)
+
+    for_server, spare = True, False
+
+    @classmethod
+    def offer(cls, connection, request):
+        """Send the first request of a connection, and with it shared memory. None if there is none to have."""
+        try:
+            return cls(connection, _core.dumps(request))
+        except OSError as error:
+            util.debug("no shared memory for a line: %s", error)
+            return None
+
+    def __init__(self, connection, message):
+        super().__init__(connection, message)
+        self.connection = connection
+
+
 class ProcessLocalSet(set):
     """A set that is empty in a forked child."""
 
@@ -176,18 +201,24 @@ class _Peer:
         if line is None or line.closed:
             self.tls.line = line = self._open()
         elif line.busy:
-            line = self._open()
-            line.spare = True
+            return self._open(spare=True)
         return line
 
-    def _open(self):
+    def _open(self, spare=False):
         util.debug("making connection to manager")
         name, thread = process.current_process().name, threading.current_thread()
         if thread is not threading.main_thread():
             name += f"|{thread.name}"
+        request = None, "accept_connection", (name,), {}
         conn = self.connect()
         try:
-            line = _Line(conn, dispatch(conn, None, "accept_connection", (name,)))
+            line = None if spare or not self._is_near() else _SharedLine.offer(conn, request)
+            if line is None:
+                conn.send(request)
+            accepted = _result_of(*conn.recv())
+            if line is None or accepted != SHARED:
+                line = _Line(conn, accepted)
+                line.spare = spare
             if line.for_server and _is_at_a_distance(self.address):
                 self._identify(line)
             return line
@@ -196,6 +227,13 @@ class _Peer:
             if isinstance(error, (EOFError, ConnectionError)):
                 raise _server_gone(error) from None
             raise
+
+    def _is_near(self):
+        """Whether the server is on this machine, but not in this very process: its threads would wait for each other."""
+        if self.Client is not connection.Client or _is_at_a_distance(self.address):
+            return False
+        server = getattr(process.current_process(), "_manager_server", None)
+        return server is None or server.address != self.address
 
     def connect(self):
         """A new connection to the server, for one request of its own."""

@@ -14,6 +14,7 @@ import traceback
 from . import _core, connection, process, reduction, util
 from .manager_client import Token, Wire, listener_client
 from .manager_holders import Clients, guard_of
+from .manager_lines import SharedLines, receive_first, refuse_memory, unsendable
 
 __all__ = ["Server"]
 
@@ -75,6 +76,7 @@ class Server:
         self._guards = {}
         # Objects of another server that was at this address have other numbers.
         self._nonce = os.urandom(4).hex()
+        self._shared_lines = SharedLines(self)
 
     def serve_forever(self):
         """Serve until a client asks for the end, then exit."""
@@ -111,13 +113,14 @@ class Server:
             # A thread that serves a connection ends in this way.
             pass
         finally:
+            refuse_memory(conn)
             conn.close()
 
     def _handle_request(self, conn):
         wire, request = Wire(conn), None
         try:
             _core.authenticate(conn, self.authkey, listener=True, timeout=connection.Listener.patience)
-            request = wire.loads(wire.receive())
+            request = wire.loads(receive_first(conn, wire))
         except Exception:
             message = "#TRACEBACK", traceback.format_exc()
         else:
@@ -140,11 +143,8 @@ class Server:
         """Send a message, or say why it can't be sent. Returns whether the client is still there."""
         try:
             data = wire.dumps(message)
-        except Exception:
-            text = traceback.format_exc()
-            if message[0] == "#ERROR":
-                text = f"{''.join(traceback.format_exception(message[1]))}\nThe exception can't be sent:\n\n{text}"
-            data = wire.dumps((kind_of_failure, text))
+        except Exception as error:
+            data = wire.dumps(unsendable(message, error, kind_of_failure))
         try:
             wire.send(data)
         except Exception as error:
@@ -154,13 +154,17 @@ class Server:
             return False
         return True
 
+    def _own_requests(self):
+        """What may be asked of the server itself on a line."""
+        return [method for method in self.public if method not in ("accept_connection", "accept_client", "shutdown")]
+
     def serve_client(self, conn):
         """Serve one thread of a client, until it closes the connection. Then exits the thread."""
         name = threading.current_thread().name
         util.debug("starting server thread to service %r", name)
         wire = Wire(conn)
         receive, loads = wire.receive, wire.loads
-        own = [method for method in self.public if method not in ("accept_connection", "accept_client", "shutdown")]
+        own = self._own_requests()
         # "Popped": it is kept until the client's next call.
         message = None
         while not self.stop_event.is_set():
@@ -353,9 +357,10 @@ class Server:
         with self._clients.line(c) as holder:
             self._holders[c] = holder
             try:
-                # True says that requests for the server are taken on it too; the standard package's returns None.
-                c.send(("#RETURN", True))
-                self.serve_client(c)
+                if not self._shared_lines.serve(c):
+                    # True says that requests for the server are taken on it too; the standard package's returns None.
+                    c.send(("#RETURN", True))
+                    self.serve_client(c)
             finally:
                 del self._holders[c]
 

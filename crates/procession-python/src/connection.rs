@@ -233,6 +233,11 @@ impl Connection {
 }
 
 impl Connection {
+    /// The native part.
+    pub(crate) fn core(&self) -> PyResult<&channel::Connection> {
+        Ok(&self.0.get()?.core)
+    }
+
     fn sender(&self) -> PyResult<&End> {
         let end = self.0.get()?;
         if end.core.number().is_none() {
@@ -370,7 +375,7 @@ fn blocking<R: Send>(
 }
 
 /// Takes the end of a wait out of the other errors: the chokepoint deals with it.
-fn unless_over<R>(result: Result<R, ConnectionError>) -> Result<Result<R, ConnectionError>, WaitError> {
+pub(crate) fn unless_over<R>(result: Result<R, ConnectionError>) -> Result<Result<R, ConnectionError>, WaitError> {
     match result {
         Err(ConnectionError::Wait(over)) => Err(over),
         result => Ok(result),
@@ -390,7 +395,7 @@ fn raised(py: Python<'_>, end: &End, error: ConnectionError) -> PyErr {
     plain(error)
 }
 
-fn plain(error: ConnectionError) -> PyErr {
+pub(crate) fn plain(error: ConnectionError) -> PyErr {
     match error {
         ConnectionError::Ended => PyEOFError::new_err(()),
         ConnectionError::Io(error) => os_error(&error),

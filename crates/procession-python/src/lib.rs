@@ -11,6 +11,7 @@ mod connection;
 mod event;
 mod handle;
 mod late;
+mod line;
 mod lock;
 mod mapping;
 mod method;
@@ -37,6 +38,8 @@ pub mod _core {
     use super::auth::{_create_response, _verify_challenge, answer_challenge, authenticate, deliver_challenge};
     #[pymodule_export]
     use super::connection::{Connection, one_way_pipe, pipe, wait};
+    #[pymodule_export]
+    use super::line::{Attendance, Line, ServedLine, receive_offer};
     #[pymodule_export]
     use super::mapping::map_file;
     #[pymodule_export]

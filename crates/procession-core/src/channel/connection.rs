@@ -145,6 +145,13 @@ impl Connection {
         self.descriptor.close()
     }
 
+    /// Ends it for both sides, if it is a socket: what waits on it in whatever process comes to the end. It is still open.
+    pub fn hang_up(&self) {
+        if let Ok(in_use) = self.in_use() {
+            sys::shutdown(in_use.number());
+        }
+    }
+
     /// Gives the descriptor away: the connection is closed for this object, but not for the system.
     pub fn detach(&self) -> Option<RawFd> {
         self.descriptor.detach()
@@ -247,6 +254,11 @@ impl Connection {
             Err(ConnectionError::Wait(WaitError::TimedOut)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The descriptor, which stays open meanwhile.
+    pub(super) fn in_use(&self) -> Result<InUse<'_>, ConnectionError> {
+        self.descriptor.get().ok_or(ConnectionError::Closed)
     }
 
     fn enter(&self, broken: &AtomicBool) -> Result<InUse<'_>, ConnectionError> {

@@ -10,6 +10,7 @@ mod descriptor;
 mod early;
 mod frame;
 mod layout;
+mod line;
 mod listener;
 mod message;
 mod patience;
@@ -32,6 +33,7 @@ pub use auth::{
     deliver_challenge, verify_response,
 };
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing, Partial};
+pub use line::{AREA as LINE_AREA, Asking, Attendance, Attended, Lines, Pace, Pending, Serving};
 pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated, peer_address};
 pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
