@@ -229,7 +229,7 @@ class _Peer:
             raise
 
     def _is_near(self):
-        """Whether the server is on this machine, but not in this very process: its threads would wait for each other."""
+        """Whether the server is on this machine, but not in this very process, whose attendant may be the caller."""
         if self.Client is not connection.Client or _is_at_a_distance(self.address):
             return False
         server = getattr(process.current_process(), "_manager_server", None)

@@ -99,7 +99,7 @@ class _Link:
         if server.stop_event.is_set():
             return False
         try:
-            ident, name, args, kwds = request
+            ident, name, args, _ = request
         except (TypeError, ValueError) as error:
             return self.failed(error)
         if ident is None:

@@ -356,3 +356,8 @@ impl AsFd for Memory {
     }
 }
 
+
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
