@@ -95,7 +95,12 @@ impl Line {
     }
 
     /// Send a message over the connection, and with it the shared memory of a line. The line is of use if the server says so.
-    fn __init__(&self, py: Python<'_>, connection: &Bound<'_, Connection>, message: &Bound<'_, PyBytes>) -> PyResult<()> {
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        connection: &Bound<'_, Connection>,
+        message: &Bound<'_, PyBytes>,
+    ) -> PyResult<()> {
         let asking = Asking::create()?;
         let core = connection.get().core()?;
         let bytes = message.as_bytes();

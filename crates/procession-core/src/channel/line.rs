@@ -356,7 +356,6 @@ impl AsFd for Memory {
     }
 }
 
-
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]

@@ -140,10 +140,10 @@ impl<L: Attended> Attendance<L> {
     pub fn wait(&self, lines: &mut Lines<L>, wait: &mut Wait<'_>) -> Result<(), WaitError> {
         loop {
             self.take_in(lines);
-            if lines.lines.is_empty() {
+            if lines.known.is_empty() {
                 self.sleep(wait)?;
-            } else if lines.patience.look(|| lines.lines.iter().any(|known| known.line.serving().is_asked())) {
-                lines.lines.retain_mut(|known| {
+            } else if lines.patience.look(|| lines.known.iter().any(|known| known.line.serving().is_asked())) {
+                lines.known.retain_mut(|known| {
                     known.looks += 1;
                     if known.line.serving().is_asked() {
                         known.looks = 0;
@@ -154,25 +154,25 @@ impl<L: Attended> Attendance<L> {
                 });
                 return Ok(());
             } else {
-                lines.lines.drain(..).for_each(|known| known.line.leave());
+                lines.known.drain(..).for_each(|known| known.line.leave());
             }
         }
     }
 
     fn take_in(&self, lines: &mut Lines<L>) {
         let count = self.count.load(Relaxed);
-        if lines.count == count && !lines.lines.is_empty() {
+        if lines.count == count && !lines.known.is_empty() {
             return;
         }
         let mut coming = self.coming();
         lines.count = self.count.load(Relaxed);
         for line in coming.lines.drain(..) {
             // Its thread may have taken it back, and come again.
-            if !lines.lines.iter().any(|known| Arc::ptr_eq(&known.line, &line)) {
-                lines.lines.push(Known { line, looks: 0 });
+            if !lines.known.iter().any(|known| Arc::ptr_eq(&known.line, &line)) {
+                lines.known.push(Known { line, looks: 0 });
             }
         }
-        coming.busy = !lines.lines.is_empty();
+        coming.busy = !lines.known.is_empty();
     }
 
     fn sleep(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
@@ -191,7 +191,7 @@ impl<L: Attended> Attendance<L> {
 /// The lines of an attendant.
 #[derive(Debug)]
 pub struct Lines<L> {
-    lines: Vec<Known<L>>,
+    known: Vec<Known<L>>,
     count: u32,
     patience: Patience,
 }
@@ -205,14 +205,14 @@ struct Known<L> {
 
 impl<L> Default for Lines<L> {
     fn default() -> Self {
-        Self { lines: Vec::new(), count: 0, patience: Patience::new() }
+        Self { known: Vec::new(), count: 0, patience: Patience::new() }
     }
 }
 
 impl<L> Lines<L> {
     /// The lines.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<L>> {
-        self.lines.iter().map(|known| &known.line)
+        self.known.iter().map(|known| &known.line)
     }
 }
 
@@ -231,13 +231,12 @@ impl<'a> Pending<'a> {
     /// Takes the request, and puts it in `request`, which is emptied first. False if there is none to take: it comes in
     /// pieces, and is left to the line's own thread.
     pub fn take(&self, request: &mut Vec<u8>) -> bool {
-        match self.serving.read(self.state, request) {
-            Ok(true) => true,
-            Ok(false) | Err(_) => {
-                let _ = self.serving.dismiss(self.connection);
-                false
-            }
+        let taken = self.serving.read(self.state, request).unwrap_or(false);
+        if !taken {
+            // Its own thread sees for itself what is wrong.
+            let _ = self.serving.dismiss(self.connection);
         }
+        taken
     }
 
     /// Replies, with parts one after another.
@@ -258,4 +257,3 @@ impl<'a> Pending<'a> {
         self.serving.give_back(self.connection, self.state)
     }
 }
-

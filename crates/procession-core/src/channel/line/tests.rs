@@ -153,8 +153,7 @@ fn what_makes_no_sense_is_an_error() {
     for word in [9, 0xff, u64::from(u32::MAX) << 32 | 1, (AREA as u64 + 1) << 32 | 1] {
         let mut pair = pair();
         pair.words().state.0.store(word, Ordering::Relaxed);
-        let received =
-            pair.server.serving.receive(&pair.server.connection, &mut Vec::new(), &mut Wait::forever());
+        let received = pair.server.serving.receive(&pair.server.connection, &mut Vec::new(), &mut Wait::forever());
         assert!(matches!(received, Err(ConnectionError::BadLength)));
         pair.asking.send(&pair.client, &[b"x"], &mut Wait::forever()).unwrap();
         pair.words().state.0.store(word, Ordering::Relaxed);
@@ -376,14 +375,12 @@ fn a_server_killed_anywhere_is_an_error_of_the_call_under_way() {
         let mut pair = pair();
         let server = Arc::clone(&pair.server);
         let asking = thread::spawn(move || {
-            let mut times = 0;
             // One more than is served.
-            for request in requests().into_iter().chain([Vec::new()]) {
+            for (times, request) in requests().into_iter().chain([Vec::new()]).enumerate() {
                 match pair.ask(&request) {
                     Ok(reply) => assert_eq!(reply, backwards(&request)),
                     Err(error) => return (times, error),
                 }
-                times += 1;
             }
             unreachable!("nobody serves so many");
         });
