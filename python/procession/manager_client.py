@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 
-from . import connection, foreign, process, util
+from . import _core, connection, foreign, process, util
 from .context import get_spawning_popen
 
 __all__ = ["BaseProxy", "RemoteError", "Token", "dispatch"]

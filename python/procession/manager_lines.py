@@ -131,7 +131,7 @@ class _Link:
             return None
         if server._is_immediate(entry, name, args):
             return server._call(self._conn, request)
-        if kwds or type(entry[0]) is not queue.Queue:
+        if kwds or type(entry[0]) is not queue.Queue or type(entry[0].maxsize) is not int:
             return None
         args = _without_waiting(entry[0], name, args)
         if args is None:
@@ -143,15 +143,24 @@ class _Link:
 
     def failed(self, error):
         """The message for a request that can't be unpickled, or is none."""
-        return "#TRACEBACK", "".join(traceback.format_exception(error))
+        return "#TRACEBACK", "".join(traceback.format_exception(_raised(error)))
 
     def unsendable(self, message, error):
         """The message in the place of one that can't be pickled."""
+        error = _raised(error)
         return unsendable(message, error, "#UNSERIALIZABLE" if message is self._message else "#TRACEBACK")
 
     def undelivered(self):
         """The client has ended before it had the last reply."""
         self._server._take_back(self._conn)
+
+
+def _raised(error):
+    """The exception as if it was raised here: one of native code has no traceback."""
+    try:
+        raise error
+    except Exception:
+        return error
 
 
 def _without_waiting(obj, name, args):
@@ -160,7 +169,7 @@ def _without_waiting(obj, name, args):
         return (False,)
     if name == "put" and len(args) == 1 and not 0 < obj.maxsize <= len(obj.queue):
         return args[0], False
-    # With a timeout, or without waiting.
+    # Or with what says how long to wait.
     if name == "get" and len(args) in (1, 2) and obj.queue and _is_right(*args):
         return (False,)
     if name == "put" and len(args) in (2, 3) and not 0 < obj.maxsize <= len(obj.queue) and _is_right(*args[1:]):

@@ -15,7 +15,7 @@ use procession_core::{
     sync::Wait,
 };
 use pyo3::{
-    exceptions::{PyEOFError, PyOSError, PyRuntimeError},
+    exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError},
     intern,
     prelude::*,
     types::{PyBytes, PyDict, PyTuple},
@@ -64,9 +64,11 @@ impl Socket {
     }
 }
 
+const GONE: &str = "the manager's process is gone, or has closed the connection";
+
 fn raised(error: ConnectionError) -> PyErr {
     match error {
-        ConnectionError::Ended => PyEOFError::new_err("the manager's server has ended, or closed the connection"),
+        ConnectionError::Ended => PyEOFError::new_err(GONE),
         ConnectionError::BadLength => PyOSError::new_err("the shared memory of a manager's line is damaged"),
         error => plain(error),
     }
@@ -161,6 +163,13 @@ impl Client {
                 asking.receive(connection, &mut reply, wait)
             }))
         });
+        // As over a socket, it makes a difference whether the server ever began with the request.
+        let raised = |error| match error {
+            ConnectionError::Ended if !asking.was_taken() => {
+                PyBrokenPipeError::new_err((libc::EPIPE, format!("Broken pipe: {GONE}")))
+            }
+            error => raised(error),
+        };
         match exchanged.and_then(|done| done.unwrap_or(Ok(())).map_err(raised)) {
             Ok(()) => {
                 self.busy.store(false, Relaxed);

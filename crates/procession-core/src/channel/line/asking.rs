@@ -107,6 +107,12 @@ impl Asking {
         }
     }
 
+    /// Whether the server has begun with what was sent last.
+    pub fn was_taken(&self) -> bool {
+        let phase = self.words().state().map(|state| state.phase);
+        !matches!(phase, Ok(Phase::Asked | Phase::AskedPart | Phase::AskAgain))
+    }
+
     fn words(&self) -> &Words {
         self.memory.words()
     }
