@@ -64,8 +64,6 @@ def test_it_is_there(module, name):
         found = getattr(found, part)
 
 
-# The memory that locks are made in is there before tests count descriptors.
-LOCK = procession.Lock()
 LOCK_FIELDS = "_is_mine _count _get_value _is_zero acquire release handle kind maxvalue name".split()
 
 
@@ -150,7 +148,6 @@ def echo(queue, back):
 
 
 @pytest.mark.parametrize("kind", [CountingQueue, LockedQueue, FedQueue, LockedSimpleQueue])
-@pytest.mark.usefixtures("nothing_left_behind")
 def test_queues_that_change_how_queues_work(kind):
     queue, back = kind(), procession.get_context("spawn").SimpleQueue()
     child = procession.get_context("spawn").Process(target=echo, args=(queue, back))

@@ -534,6 +534,7 @@ def set_up(owner):
     try:
         owner._repopulate_pool()
     except BaseException:
+        staff.end.cancel()
         end_workers(owner._pool)
         raise
     for thread in staff.threads:
