@@ -321,6 +321,26 @@ def test_exit_codes(tracker, capfd):
     assert "unknown resource type 'no_such_kind'" in capfd.readouterr().err
 
 
+def test_one_that_nobody_needed_has_found_nothing_leaked(program):
+    one = program(
+        """
+        import procession
+        from procession.resource_tracker import _resource_tracker
+
+        if __name__ == "__main__":
+            _resource_tracker._stop()
+            print(_resource_tracker._exitcode)
+            child = procession.get_context("spawn").Process()
+            child.start()
+            child.join()
+            _resource_tracker._stop()
+            print(_resource_tracker._pid, _resource_tracker._exitcode)
+        """,
+        options=(),
+    )
+    assert one.finish() == ("None\nNone 0\n", "")
+
+
 def test_lines_are_decoded_as_they_were_written(tracker):
     for cmd, name in (("REGISTER", "/psm_1"), ("UNREGISTER", "a:b\n"), ("REGISTER", "\udc80é")):
         assert resource_tracker._decode_message(tracker._line(cmd, name, "shared_memory")) == (

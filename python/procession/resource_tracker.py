@@ -290,6 +290,10 @@ class ResourceTracker:
         """End the helper and wait for it; with a timeout only so long."""
         if use_blocking_lock:
             with self._lock:
+                if self._has_family_pipe and self._pid is None and self._fd is not None and not self._is_running():
+                    # Nobody of the family had a name to register, so that nothing can have leaked.
+                    self._exitcode = 0
+                    return
                 self._stop_locked(wait_timeout=wait_timeout)
         elif self._lock.acquire(blocking=False):
             try:
