@@ -345,6 +345,71 @@ def address_before_start():
     return new().address
 
 
+@case
+def start_at_an_address_in_use():
+    new(shared.address).start()
+
+
+@case
+def start_at_a_path_too_long():
+    new("/tmp/" + "x" * 200).start()
+
+
+def at_a_path(use):
+    with tempfile.TemporaryDirectory() as folder:
+        return use(folder + "/socket")
+
+
+@case
+def start_again_at_the_path_after_shutdown():
+    def use(path):
+        with new(path):
+            there = os.path.exists(path)
+        with new(path) as one:
+            return there, one.address == path, one.list([1])[0]
+
+    return at_a_path(use)
+
+
+@case
+def path_is_gone_after_shutdown():
+    def use(path):
+        with new(path):
+            pass
+        return os.path.exists(path)
+
+    return at_a_path(use)
+
+
+@case
+def start_again_at_the_path_after_a_kill():
+    def use(path):
+        one = new(path)
+        one.start()
+        os.kill(one._process.pid, signal.SIGKILL)
+        one.join()
+        new(path).start()
+
+    return at_a_path(use)
+
+
+@case
+def start_again_at_the_port_after_a_kill():
+    one = new(("127.0.0.1", 0))
+    one.start()
+    items = one.list([1])
+    len(items)
+    os.kill(one._process.pid, signal.SIGKILL)
+    one.join()
+    with new(one.address) as other:
+        return other.list([2])[0]
+
+
+@case
+def mode_of_the_socket():
+    return oct(os.stat(shared.address).st_mode & 0o077 if shared.address[0] == "/" else 0)
+
+
 # Types and methods
 
 
