@@ -50,11 +50,43 @@ def is_forking(argv):
 
 
 def freeze_support():
-    """In the child of a frozen program: do the child's work and exit."""
+    """In the child of a frozen program, or in one of its helpers: do the work and exit."""
     if is_forking(sys.argv):
-        pairs = (argument.split("=") for argument in sys.argv[2:])
-        spawn_main(**{name: None if value == "None" else int(value) for name, value in pairs})
-        sys.exit()
+        numbers = _numbers(sys.argv[2:])
+        if "parent_sentinel" in numbers:
+            spawn_main(**numbers)
+            sys.exit()
+    _help_frozen()
+    # A child or a helper of the standard package, in a program that uses both and asks only us.
+    others = sys.modules.get("multiprocessing.spawn")
+    if others is not None and others.__name__ != __name__:
+        others.freeze_support()
+
+
+def _numbers(arguments):
+    pairs = (argument.strip().split("=") for argument in arguments)
+    return {name: None if value == "None" else int(value) for name, value in pairs}
+
+
+def _help_frozen():
+    """Be the fork server or the resource tracker, if the command line is that of one (see `new_interpreter`)."""
+    flags = util._args_from_interpreter_flags()
+    _executable, *before = sys.argv[: len(flags) + 2]
+    if before != [*flags, "-c"]:
+        return
+    import importlib
+    import re
+
+    for name in ("forkserver", "resource_tracker"):
+        module = f"{__package__}.{name}"
+        match = re.fullmatch(rf"from {module} import main; main\(([\w=, ]+)\)", "".join(sys.argv[len(flags) + 2 :]))
+        if match:
+            main = importlib.import_module(module).main
+            if match[1].isdecimal():
+                main(int(match[1]))
+            else:
+                main(**_numbers(match[1].split(",")))
+            sys.exit()
 
 
 def get_command_line(**kwds):
@@ -159,7 +191,8 @@ def get_preparation_data(name):
     here = process.ORIGINAL_DIR
     data = {
         "name": name,
-        "authkey": process.current_process().authkey,
+        # That of the standard package would have the child import it.
+        "authkey": process.AuthenticationString(process.current_process().authkey),
         "log_to_stderr": util._log_to_stderr,
         # An empty entry means the current directory, which may be another by the time the child starts.
         "sys_path": [here if entry == "" and here is not None else entry for entry in sys.path],
@@ -178,6 +211,9 @@ def get_preparation_data(name):
 
 def _main_module_to_import():
     """How a child finds the main module again: by its name, by its path, or not at all."""
+    if getattr(sys, "frozen", False):
+        # There is no file, and the child is the same program: it has run it as far as freeze_support().
+        return {}
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
     if name is not None:

@@ -54,8 +54,8 @@ def _is_standard(name):
 
 
 def _release_executor(package):
-    # ProcessPoolExecutor holds the modules it imported. Its own module is imported anew when it is next asked for;
-    # unless it has none yet, as it is its import that has us come in.
+    # ProcessPoolExecutor holds the modules it imported. Its own module is imported anew when it is next asked for,
+    # unless it has none as yet: then it is its import that has us come in.
     if getattr(sys.modules.get("concurrent.futures.process"), "mp", package) is not package:
         del sys.modules["concurrent.futures.process"]
         futures = sys.modules.get("concurrent.futures")
