@@ -89,6 +89,82 @@ print(process.__name__, after is before, concurrent.futures.process.mp.__name__)
     assert (result.stdout, result.stderr) == ("procession.process False procession\n", "")
 
 
+LEFT_BEHIND = """
+import sys, warnings
+from multiprocessing import Process, Pool, Lock, get_context, current_process, TimeoutError
+import multiprocessing as standard, multiprocessing.queues, multiprocessing.managers, multiprocessing.synchronize
+import procession
+METHOD = sys.argv[1]
+class Worker(Process):
+    def run(self):
+        child(*self._args)
+def child(queue):
+    import multiprocessing
+    queue.put((multiprocessing.__name__, current_process().name, multiprocessing.current_process().name))
+def square(n):
+    return n * n
+if __name__ == "__main__":
+    ctx = get_context(METHOD)
+    lock, queue, event, value = ctx.Lock(), ctx.Queue(), ctx.Event(), ctx.Value("i", 1)
+    manager = ctx.Manager()
+    proxy = manager.list([1])
+    running = ctx.Process(target=event.wait, name="running")
+    early = ctx.Process(target=child, name="early")
+    running.start()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        procession.install()
+    (warning,) = caught
+    assert "running" in str(warning.message) and warning.category is RuntimeWarning
+    assert warning.filename == __file__, warning
+    import multiprocessing
+    assert multiprocessing is procession is not standard
+    assert current_process() is multiprocessing.current_process()
+    assert TimeoutError is multiprocessing.TimeoutError
+    # What is there goes on.
+    event.set()
+    running.join(20)
+    assert running.exitcode == 0
+    with lock:
+        queue.put(value.value)
+    assert queue.get() == 1
+    proxy.append(2)
+    assert proxy[:] == [1, 2]
+    # What is started or made now is ours, whatever name it goes by.
+    answers = procession.get_context(METHOD).SimpleQueue()
+    early._args = answers,
+    for p in (early, ctx.Process(target=child, args=(answers,), name="late"),
+              Worker(args=(answers,), name="derived"),
+              multiprocessing.get_context(METHOD).Process(target=child, args=(answers,), name="ours")):
+        p.start()
+        ours, *names = answers.get()
+        p.join()
+        assert (ours, names, p.exitcode) == ("procession", [p.name, p.name], 0), (ours, names, p)
+    with Pool(2) as pool:
+        assert isinstance(pool, procession.pool.Pool)
+        assert pool.map(square, range(3)) == [0, 1, 4]
+    assert isinstance(Lock(), procession.synchronize.Lock)
+    # New interpreters cannot be given what only the standard package understands.
+    p = ctx.Process(target=child, args=(queue,), name="with a queue")
+    try:
+        p.start()
+    except Exception as error:
+        assert METHOD != "fork" and "multiprocessing.queues.Queue" in str(error), error
+    else:
+        assert queue.get()[0] == "procession"
+        p.join()
+    manager.shutdown()
+"""
+
+
+def test_install_with_objects_of_the_standard_package_in_use(method, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(LEFT_BEHIND)
+    result = run(path, method)
+    assert (result.stdout, result.stderr) == ("", "")
+    assert result.returncode == 0
+
+
 @pytest.mark.parametrize("way", ["beside", "install"])
 @pytest.mark.parametrize("where", ["folder", "relative"])
 def test_children_find_a_package_that_the_program_found_by_itself(way, where, tmp_path):

@@ -258,7 +258,7 @@ def _standard_forked():
     process.current_process()
     if _settled != os.getpid() and (ours := sys.modules.get(f"{__package__}.util")) is not None:
         ours._finalizer_registry.clear()
-        ours._run_after_forkers()
+        ours._run_own_after_forkers()
     _settled = os.getpid()
     _end_with_standard()
 

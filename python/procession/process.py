@@ -302,10 +302,6 @@ class BaseProcess:
 
         util._finalizer_registry.clear()
         util._run_after_forkers()
-        if _standard is not None:
-            from . import beside
-
-            beside.after_fork()
 
 
 def _code_of(exit):

@@ -19,7 +19,8 @@ def install():
     """Have `import multiprocessing`, here and in all children, mean this package.
 
     To be called before anything else imports `multiprocessing`: names that a module has taken from the standard package
-    stay what they are.
+    stay what they are, and of the objects made with them not all can be used further. If the standard package has
+    processes running, a RuntimeWarning says so.
     """
     if is_installed() or f"{__package__}.fallback" in sys.modules:
         # Or the standard package stands in for this one.
@@ -28,8 +29,7 @@ def install():
     if STANDARD in sys.modules and sys.modules[STANDARD] is package:
         # An alias was made by other means.
         return
-    for name in [name for name in sys.modules if _is_standard(name)]:
-        del sys.modules[name]
+    gone = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_standard(name)}
     # What was joined with the standard package stays so (see `beside`); it will not be imported any more.
     sys.meta_path[:] = [_Finder(), *(finder for finder in sys.meta_path if not isinstance(finder, process.Watch))]
     sys.modules[STANDARD] = package
@@ -37,6 +37,10 @@ def install():
     for name in ("context", "process"):
         sys.modules[f"{STANDARD}.{name}"] = sys.modules[f"{__package__}.{name}"]
     _release_executor(package)
+    if gone:
+        from . import left_behind
+
+        left_behind.see_to(gone)
 
 
 def find():

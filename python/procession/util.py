@@ -174,6 +174,14 @@ def register_after_fork(obj, func):
 
 
 def _run_after_forkers():
+    _run_own_after_forkers()
+    if process._standard is not None:
+        from . import beside
+
+        beside.after_fork()
+
+
+def _run_own_after_forkers():
     for key in sorted(_afterfork_registry, key=lambda key: key[0]):
         obj = _afterfork_registry.get(key)
         if obj is None:
