@@ -79,7 +79,7 @@ fn header(bytes: &[u8]) -> Result<Option<(usize, u64)>, End> {
     let Some((short, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     match i32::from_be_bytes(*short) {
         -1 => match rest.first_chunk::<8>().map(|long| u64::from_be_bytes(*long)) {
-            Some(length) if length > 1 << 62 => Err(End::BadLength),
+            Some(length) if length > 1 << 56 => Err(End::BadLength),
             Some(length) => Ok(Some((12, length))),
             None => Ok(None),
         },

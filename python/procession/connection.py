@@ -17,6 +17,11 @@ families = ["AF_INET", "AF_UNIX"]
 # What others look for as the common base of connections.
 _ConnectionBase = Connection
 
+# These too are looked for here. Nothing in this package is done by halves of this size, or given up after so long.
+BUFSIZE = 8192
+CONNECTION_TIMEOUT = 20.0
+_ForkingPickler = reduction.ForkingPickler
+
 
 # Pipes, and waiting
 
@@ -108,7 +113,9 @@ class Listener:
         family = family or (address_type(address) if address else default_family)
         _validate_family(family)
         _check_authkey(authkey)
-        self._listener = SocketListener(address or arbitrary_address(family), family, backlog)
+        # Where the program says nothing, nobody else is meant to connect. Elsewhere its umask says who may.
+        mode = None if address or family != "AF_UNIX" else 0o600
+        self._listener = SocketListener(address or arbitrary_address(family), family, backlog, mode)
         self._authkey = authkey
 
     def accept(self):
@@ -176,9 +183,9 @@ class _closed_on_failure:
 
 
 class SocketListener:
-    """A socket that listens."""
+    """A socket that listens. The file of a Unix socket gets the mode, less what the umask takes away."""
 
-    def __init__(self, address, family, backlog=1):
+    def __init__(self, address, family, backlog=1, mode=None):
         import socket
 
         self._family = family
@@ -189,6 +196,9 @@ class SocketListener:
             self._socket.setblocking(True)
             # A server that was started anew gets its port at once.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if mode is not None:
+                # The file gets the mode of the socket, from the start.
+                os.fchmod(self._socket.fileno(), mode)
             self._socket.bind(address)
             self._socket.listen(backlog)
             self._address = self._socket.getsockname()
@@ -196,7 +206,7 @@ class SocketListener:
             self._socket.close()
             raise
         if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
-            self._unlink = util.Finalize(self, os.unlink, args=(address,), exitpriority=0)
+            self._unlink = util.Finalize(self, _unlink, args=(address, _identity(address)), exitpriority=0)
 
     def accept(self):
         """Wait for a client; return the connection to it."""
@@ -212,6 +222,20 @@ class SocketListener:
         finally:
             if unlink is not None:
                 unlink()
+
+
+def _identity(path):
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _unlink(path, identity):
+    """Remove a file, unless another has taken its place: the socket of a server that was started anew, perhaps."""
+    if _identity(path) in (identity, None):
+        os.unlink(path)
 
 
 def SocketClient(address):

@@ -170,7 +170,7 @@ class Server:
         while not self.stop_event.is_set():
             try:
                 data = receive()
-            except (EOFError, OSError) as error:
+            except (EOFError, OSError, MemoryError) as error:
                 util.debug("got %r -- exiting thread serving %r", error, name)
                 # The system says so if the other side was closed with a reply unread.
                 if isinstance(error, ConnectionResetError):

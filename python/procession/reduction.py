@@ -14,6 +14,8 @@ __all__ = ["DupFd", "ForkingPickler", "dump", "recv_handle", "recvfds", "registe
 
 # Descriptors can be sent over Unix sockets, which all systems with a port have.
 HAVE_SEND_HANDLE = True
+# And none of them loses any if the receiver doesn't say that they have come.
+ACKNOWLEDGE = False
 
 
 def __getattr__(name):
@@ -78,9 +80,16 @@ def sendfds(sock, fds):
 
 def recvfds(sock, size):
     """Receive at most `size` descriptors that `sendfds()` sent."""
+    import array
     import socket
 
-    message, fds, _flags, _address = socket.recv_fds(sock, 1, size)
+    fds = array.array("i")
+    # Closed on exec, as all descriptors are that Python makes. `socket.recv_fds()` does not pass the flag on.
+    room = socket.CMSG_SPACE(size * fds.itemsize)
+    message, ancillary, _flags, _address = sock.recvmsg(1, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
     if not message and not fds:
         raise EOFError("the other side closed the socket")
     if len(message) != 1 or not fds or len(fds) % 256 != message[0]:
@@ -105,7 +114,12 @@ def recv_handle(conn):
 def _socket_of(conn):
     import socket
 
-    return socket.socket(fileno=os.dup(conn.fileno()))
+    copy = os.dup(conn.fileno())
+    try:
+        return socket.socket(fileno=copy)
+    except BaseException:
+        os.close(copy)
+        raise
 
 
 def DupFd(fd):

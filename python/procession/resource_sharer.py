@@ -39,6 +39,8 @@ class _ResourceSharer:
         self._kept = {}
         self._numbers = 0
         self._listener = self._address = self._thread = None
+        # Set when the thread is to end. A client's word is not enough: what is kept here would never be fetched.
+        self._over = threading.Event()
 
     def register(self, send, close):
         """Keep a resource; returns what identifies it. `send(conn, pid)` hands it over, and `close()` lets go of it."""
@@ -66,6 +68,7 @@ class _ResourceSharer:
         with self._lock:
             if self._address is None:
                 return
+            self._over.set()
             with Client(self._address, authkey=process.current_process().authkey) as conn:
                 conn.send(None)
             self._thread.join(timeout)
@@ -94,12 +97,12 @@ class _ResourceSharer:
         self._listener = Listener(authkey=process.current_process().authkey, backlog=128)
         self._address = self._listener.address
         self._thread = threading.Thread(
-            target=self._serve, args=(self._listener, self._kept), name="resource sharer", daemon=True
+            target=self._serve, args=(self._listener, self._kept, self._over), name="resource sharer", daemon=True
         )
         self._thread.start()
 
     @staticmethod
-    def _serve(listener, kept):
+    def _serve(listener, kept, over):
         import signal
 
         # Signals are for the program's own threads.
@@ -108,7 +111,7 @@ class _ResourceSharer:
             try:
                 with listener.accept() as conn:
                     request = conn.recv()
-                    if request is None:
+                    if over.is_set():
                         return
                     number, pid = request
                     send, close = kept.pop(number)

@@ -19,9 +19,10 @@ pub(crate) fn share<'py>(py: Python<'py>, handle: BlockHandle, fd: &impl AsFd) -
 ///
 /// `ValueError` for a state that is not from [`share`].
 pub(crate) fn taken(state: &[u8], (fd,): (RawFd,)) -> PyResult<(BlockHandle, OwnedFd)> {
-    let handle =
-        BlockHandle::from_bytes(state).ok_or_else(|| PyValueError::new_err("not the state of a shared object"))?;
-    Ok((handle, owned(fd)?))
+    // First, so that it is closed whatever is wrong with the state.
+    let fd = owned(fd)?;
+    let handle = BlockHandle::from_bytes(state);
+    Ok((handle.ok_or_else(|| PyValueError::new_err("not the state of a shared object"))?, fd))
 }
 
 /// A descriptor that a caller gives away.

@@ -296,9 +296,11 @@ impl Queue {
     }
 
     fn _attach(&self, state: &[u8], fds: (RawFd, RawFd)) -> PyResult<()> {
+        // First, so that they are closed whatever is wrong with the state.
+        let (ring, pollable) = (handle::owned(fds.0), handle::owned(fds.1));
+        let (ring, pollable) = (ring?, pollable?);
         let state = state.try_into().map_err(|_| PyValueError::new_err("not the state of a queue"))?;
         let bound = Some(u64::from_le_bytes(state)).filter(|&bound| bound > 0);
-        let (ring, pollable) = (handle::owned(fds.0)?, handle::owned(fds.1)?);
         self.native.set(channel::Queue::attach(bound, ring, pollable)?)
     }
 

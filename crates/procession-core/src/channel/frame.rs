@@ -4,7 +4,7 @@
 pub(crate) const LONGEST: usize = 12;
 
 /// The largest length of a body that can be announced. Nothing larger fits an address space, with what is around it.
-const MAX_BODY: u64 = 1 << 62;
+const MAX_BODY: u64 = 1 << 56;
 
 /// The length field of a message.
 #[derive(Clone, Copy, Debug)]
