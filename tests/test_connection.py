@@ -676,3 +676,19 @@ def test_a_pickle_that_is_none_is_an_error_of_that_message_only(ends):
     with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, KeyError)):
         receiver.recv()
     assert receiver.recv() == "next"
+
+
+def test_connections_between_threads_wait_as_others_do():
+    from procession.dummy import Pipe
+
+    one, other = Pipe()
+    for timeout in (0, 0.01, -1):
+        assert not one.poll(timeout)
+    timer = threading.Timer(0.05, other.send, (["object"],))
+    timer.start()
+    assert one.poll(None)
+    assert one.recv() == ["object"]
+    timer.join()
+    one.send_bytes(b"bytes")
+    assert other.poll()
+    assert other.recv_bytes() == b"bytes"

@@ -19,17 +19,15 @@ class Connection(_Closing):
     """One end: what the other sent comes out of one queue, what is sent goes into the other."""
 
     def __init__(self, _in, _out):
-        self._in = _in
-        self._out = _out
-        self.recv = self.recv_bytes = _in.get
-        self.send = self.send_bytes = _out.put
+        self._in, self._out = _in, _out
+        # Objects are handed over as they are, bytes among them.
+        self.recv_bytes, self.send_bytes = self.recv, self.send = _in.get, _out.put
 
     def poll(self, timeout=0.0):
-        """Whether there is something to receive, waiting at most `timeout` seconds for it."""
-        with self._in.not_empty:
-            if not self._in._qsize() and timeout > 0.0:
-                self._in.not_empty.wait(timeout)
-            return self._in._qsize() > 0
+        """Whether there is something to receive, waiting at most `timeout` seconds for it, or for ever (None)."""
+        arrived = self._in.not_empty
+        with arrived:
+            return bool(arrived.wait_for(self._in._qsize, timeout))
 
     def close(self):
         """Nothing: a queue is not closed."""
