@@ -277,6 +277,27 @@ def test_an_array_outlives_the_object(nothing_left_behind):
     assert array.sum() == 1024
 
 
+def test_what_is_open_at_the_end_of_the_program_says_nothing(program, memory):
+    one = program(
+        """
+        import sys
+        from procession.shared_memory import SharedMemory
+
+        class Kept:
+            def __init__(self):
+                self.memory, self.itself = SharedMemory(sys.argv[1]), self
+
+        kept = Kept()
+        kept.view = kept.memory.buf[1:]
+        # The last of all modules to go.
+        sys.kept = kept, sys.modules
+        """,
+        memory.name,
+        options=(),
+    )
+    assert one.finish() == ("", "")
+
+
 def test_the_mapping_is_an_mmap(memory):
     assert isinstance(memory._mmap, mmap.mmap)
     assert memory._mmap.size() == len(memory._mmap) == 4096

@@ -102,6 +102,8 @@ class SharedMemory:
     _mode = 0o600
     _prepend_leading_slash = True
     _track = True
+    # Of the class, as close() may be called when the interpreter has already cleared this module.
+    _close_descriptor = staticmethod(os.close)
 
     def __init__(self, name=None, create=False, size=0, *, track=None):
         if not size >= 0:
@@ -183,10 +185,10 @@ class SharedMemory:
         mapped, self._mmap, self._buf = self._mmap, None, None
         # Neither is the view released nor the memory unmapped by force: NumPy's arrays use it without an export that
         # would forbid that.
-        if isinstance(mapped, mapping.Mapping):
+        if hasattr(mapped, "fd"):
             mapped.fd = -1
         if fd >= 0:
-            os.close(fd)
+            self._close_descriptor(fd)
 
     def unlink(self):
         """Take the name away. The memory goes when the last process that has it has closed it, or ended."""

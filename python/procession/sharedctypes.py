@@ -174,7 +174,7 @@ def make_property(name):
 class SynchronizedBase(_core.Synchronized):
     """A ctypes object in shared memory and its lock.
 
-    To hold the lock for longer than one access: `with`, or `acquire()` and `release()`, which are the lock's.
+    To hold the lock for longer than one access: `with`, or `acquire()` and `release()`.
     """
 
     def __init__(self, obj, lock=None, ctx=None):

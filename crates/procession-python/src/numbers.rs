@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::{c_int, c_long, c_longlong, c_short},
     mem::MaybeUninit,
     ops::Range,
     ptr::NonNull,
@@ -30,13 +31,18 @@ pub(crate) enum Number {
     Float(f64),
 }
 
+const LARGEST_LONG: u64 = c_long::MAX as u64;
+
 impl Number {
     /// A new reference to a Python number. Null, with an exception, if there is no memory.
     #[inline]
     pub(crate) fn to_object(self) -> *mut ffi::PyObject {
         match self {
+            // Of the functions for integers that for `long` is the quickest.
             // SAFETY: the interpreter runs: it called.
-            Self::Signed(number) => unsafe { ffi::PyLong_FromLongLong(number) },
+            Self::Signed(number) => unsafe { ffi::PyLong_FromLong(number) },
+            // SAFETY: as above.
+            Self::Unsigned(number @ ..=LARGEST_LONG) => unsafe { ffi::PyLong_FromLong(number as c_long) },
             // SAFETY: as above.
             Self::Unsigned(number) => unsafe { ffi::PyLong_FromUnsignedLongLong(number) },
             // SAFETY: as above.
@@ -72,7 +78,6 @@ impl Numbers {
     ///
     /// `TypeError` or `BufferError` if the object has no memory to write to.
     pub(crate) fn of(object: &Bound<'_, PyAny>, form: char) -> PyResult<Option<Self>> {
-        use std::ffi::{c_int, c_long, c_longlong, c_short};
         let (kind, size) = match form {
             'b' => (Kind::Signed, 1),
             'B' => (Kind::Unsigned, 1),

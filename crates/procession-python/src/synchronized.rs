@@ -7,7 +7,7 @@
 
 use std::{
     ffi::{CString, c_int, c_void},
-    ptr,
+    ptr, slice,
 };
 
 use pyo3::{
@@ -146,16 +146,6 @@ impl Synchronized {
     #[getter]
     fn _lock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.parts()?.lock(py).clone())
-    }
-
-    #[getter]
-    fn acquire<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.parts()?.lock(py).getattr("acquire")
-    }
-
-    #[getter]
-    fn release<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.parts()?.lock(py).getattr("release")
     }
 
     /// Gives a class derived from this one the hot methods for its own (see [`method::install`]).
@@ -313,7 +303,7 @@ unsafe extern "C" fn set(object: *mut ffi::PyObject, value: *mut ffi::PyObject, 
     if done.is_some() { 0 } else { -1 }
 }
 
-/// Puts `get_lock`, `__enter__` and `__exit__` on a class derived from the native one.
+/// Puts `get_lock`, `acquire`, `release`, `__enter__` and `__exit__` on a class derived from the native one.
 ///
 /// # Errors
 ///
@@ -324,6 +314,22 @@ fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     }
     let get_lock_of = ffi::PyMethodDefPointer { PyCFunction: get_lock };
     method::define(class, c"get_lock", get_lock_of, ffi::METH_NOARGS, c"get_lock($self, /)\n--\n\nThe lock.")?;
+    let acquire_of = ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: acquire };
+    method::define(
+        class,
+        c"acquire",
+        acquire_of,
+        ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        c"Acquire the lock: with the arguments of the lock's own method, and with its answer.",
+    )?;
+    let release_of = ffi::PyMethodDefPointer { PyCFunctionFast: release };
+    method::define(
+        class,
+        c"release",
+        release_of,
+        ffi::METH_FASTCALL,
+        c"Release the lock: with the arguments of the lock's own method, and with its answer.",
+    )?;
     let enter_of = ffi::PyMethodDefPointer { PyCFunction: enter };
     method::define(class, c"__enter__", enter_of, ffi::METH_NOARGS, c"__enter__($self, /)\n--\n\nAcquire the lock.")?;
     let exit_of = ffi::PyMethodDefPointer { PyCFunctionFast: exit };
@@ -357,6 +363,37 @@ unsafe extern "C" fn enter(object: *mut ffi::PyObject, _: *mut ffi::PyObject) ->
     entered.map_or(ptr::null_mut(), Py::into_ptr)
 }
 
+unsafe extern "C" fn acquire(
+    object: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the descriptor checks the type of the object.
+    let this = unsafe { contents::<Synchronized>(&object) };
+    if count == 0 && keywords.is_null() && this.parts().is_ok_and(Parts::try_acquire) {
+        return method::truth(true);
+    }
+    // SAFETY: called as this is.
+    unsafe { call(this, "acquire", arguments, count, keywords) }
+}
+
+unsafe extern "C" fn release(
+    object: *mut ffi::PyObject,
+    arguments: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: the descriptor checks the type of the object.
+    let this = unsafe { contents::<Synchronized>(&object) };
+    if count == 0
+        && let Some(released) = release_native(this)
+    {
+        return released;
+    }
+    // SAFETY: called as this is; there are no keywords.
+    unsafe { call(this, "release", arguments.cast_const(), count, ptr::null_mut()) }
+}
+
 unsafe extern "C" fn exit(
     object: *mut ffi::PyObject,
     arguments: *mut *mut ffi::PyObject,
@@ -364,27 +401,61 @@ unsafe extern "C" fn exit(
 ) -> *mut ffi::PyObject {
     // SAFETY: the descriptor checks the type of the object.
     let this = unsafe { contents::<Synchronized>(&object) };
-    if let Ok(parts) = this.parts()
-        && !matches!(parts.guard, Guard::Other(_))
-    {
-        // SAFETY: the interpreter calls with its lock held.
-        let py = unsafe { Python::assume_attached() };
-        return match parts.release(py) {
-            Ok(()) => method::none(),
-            Err(error) => raise(error),
-        };
+    if let Some(released) = release_native(this) {
+        return released;
     }
-    let left = within(|py| {
-        let pointers = if count == 0 {
+    // SAFETY: called as this is; there are no keywords.
+    unsafe { call(this, "__exit__", arguments.cast_const(), count, ptr::null_mut()) }
+}
+
+/// Releases the lock if that is a native one. What to return then.
+#[inline]
+fn release_native(this: &Synchronized) -> Option<*mut ffi::PyObject> {
+    let parts = this.parts().ok().filter(|parts| !matches!(parts.guard, Guard::Other(_)))?;
+    // SAFETY: the interpreter calls with its lock held.
+    let py = unsafe { Python::assume_attached() };
+    Some(match parts.release(py) {
+        Ok(()) => method::none(),
+        Err(error) => raise(error),
+    })
+}
+
+/// Calls a method of the lock.
+///
+/// # Safety
+///
+/// The calling convention: positional arguments, then the values of the keywords; a tuple of their names, or null.
+unsafe fn call(
+    this: &Synchronized,
+    name: &str,
+    arguments: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let answer = within(|py| {
+        let keywords = if keywords.is_null() {
+            None
+        } else {
+            // SAFETY: not null: a tuple, borrowed from the caller.
+            Some(unsafe { Borrowed::from_ptr(py, keywords) }.cast::<PyTuple>()?.to_owned())
+        };
+        let all = count as usize + keywords.as_ref().map_or(0, PyTupleMethods::len);
+        let pointers = if all == 0 {
             &[]
         } else {
-            // SAFETY: by the calling convention so many are there.
-            unsafe { std::slice::from_raw_parts(arguments, count as usize) }
+            // SAFETY: by the caller's word so many are there.
+            unsafe { slice::from_raw_parts(arguments, all) }
         };
         // SAFETY: borrowed from the caller for the time of the call.
         let values = pointers.iter().map(|&pointer| unsafe { Borrowed::from_ptr(py, pointer) }.to_owned());
-        let values = PyTuple::new(py, values.collect::<Vec<Bound<'_, PyAny>>>())?;
-        this.parts()?.lock(py).call_method1("__exit__", values).map(Bound::unbind)
+        let values: Vec<Bound<'_, PyAny>> = values.collect();
+        let (positional, named) = values.split_at(count as usize);
+        let named_arguments = PyDict::new(py);
+        for (name, value) in keywords.iter().flatten().zip(named) {
+            named_arguments.set_item(name, value)?;
+        }
+        let method = this.parts()?.lock(py).getattr(name)?;
+        method.call(PyTuple::new(py, positional)?, Some(&named_arguments)).map(Bound::unbind)
     });
-    left.map_or(ptr::null_mut(), Py::into_ptr)
+    answer.map_or(ptr::null_mut(), Py::into_ptr)
 }
