@@ -823,6 +823,18 @@ def test_unknown_serializers_and_keys():
         managers.Server({}, None, "text", "pickle")
 
 
+def test_a_server_may_be_asked_by_its_own_process():
+    server = SyncManager(authkey=KEY).get_server()
+    ident, exposed = server.create(None, "list", [1, 2])
+    assert "append" in exposed
+    assert server.number_of_objects(None) == 1
+    server.incref(None, ident)
+    server.decref(None, ident)
+    server.decref(None, ident)
+    assert server.number_of_objects(None) == 0
+    server.listener.close()
+
+
 def test_garbage_on_a_connection_is_answered(forked):
     proxy = forked.list()
     # A line over the socket; what goes through shared memory is unpickled in the same way.

@@ -227,7 +227,8 @@ class Clients:
         One that isn't known as yet, as it has no line, is not counted: what is noted may be too little, never too much.
         """
         if holder is None:
-            client = self._known.get(_peer_of(conn))
+            # The server's own process may ask without a connection.
+            client = self._known.get(_peer_of(conn)) if hasattr(conn, "fileno") else None
             if client is not None and client.is_gone():
                 # Another process has its pid by now.
                 client = None
@@ -249,25 +250,25 @@ class Clients:
             client.lines -= 1
             if client.lines:
                 return
-            # It may have more to do with us: this thread waits for its end.
-            waits = bool(client.references)
-            client.lines += waits
-        if waits:
-            poll = select.poll()
-            poll.register(client.sentinel, select.POLLIN)
-            poll.poll()
-            with self._mutex:
-                references, client.references = client.references, {}
-            self._release(references)
-            self._leave(client)
+            stays = bool(client.references)
+            if stays:
+                # It may have more to do with us: this thread waits for its end.
+                client.lines = 1
+            else:
+                for key in [key for key, known in self._known.items() if known is client]:
+                    del self._known[key]
+            sentinel = client.sentinel
+            client.sentinel = sentinel if stays else -1
+        if not stays:
+            os.close(sentinel)
             return
+        poll = select.poll()
+        poll.register(sentinel, select.POLLIN)
+        poll.poll()
         with self._mutex:
-            if client.lines:
-                return
-            for key in [key for key, known in self._known.items() if known is client]:
-                del self._known[key]
-            sentinel, client.sentinel = client.sentinel, -1
-        os.close(sentinel)
+            references, client.references = client.references, {}
+        self._release(references)
+        self._leave(client)
 
 
 def _peer_of(conn):
