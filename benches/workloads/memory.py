@@ -25,7 +25,7 @@ def value_increment(mp, count):
     return took
 
 
-@workload("Value: read", count=400_000, unit="ns", target=2)
+@workload("Value: read", count=400_000, unit="ns")
 def value_read(mp, count):
     value = mp.get_context("fork").Value("q", 2**40)
     total = 0
@@ -37,7 +37,7 @@ def value_read(mp, count):
     return took
 
 
-@workload("Value: write", count=400_000, unit="ns", target=2)
+@workload("Value: write", count=400_000, unit="ns")
 def value_write(mp, count):
     value = mp.get_context("fork").Value("d", 0)
     began = time.perf_counter()

@@ -170,11 +170,23 @@ impl Numbers {
     pub(crate) unsafe fn take(&self, object: *mut ffi::PyObject) -> Option<u64> {
         if self.kind == Kind::Float {
             // SAFETY: by the caller's word it is an object.
-            if unsafe { ffi::PyFloat_CheckExact(object) } == 0 {
+            let number = if unsafe { ffi::PyFloat_CheckExact(object) } != 0 {
+                // SAFETY: it is a float.
+                unsafe { ffi::PyFloat_AsDouble(object) }
+            // SAFETY: by the caller's word it is an object.
+            } else if unsafe { ffi::PyLong_CheckExact(object) } != 0 {
+                // SAFETY: it is an int.
+                let number = unsafe { ffi::PyLong_AsDouble(object) };
+                // Those too large for a float say so by this number, and by an exception, which ctypes will raise itself.
+                if number.to_bits() == (-1.0f64).to_bits() {
+                    // SAFETY: the interpreter's lock is held.
+                    unsafe { ffi::PyErr_Clear() };
+                    return None;
+                }
+                number
+            } else {
                 return None;
-            }
-            // SAFETY: it is a float.
-            let number = unsafe { ffi::PyFloat_AsDouble(object) };
+            };
             return Some(if self.size == 4 { u64::from((number as f32).to_bits()) } else { number.to_bits() });
         }
         // SAFETY: by the caller's word it is an object.
