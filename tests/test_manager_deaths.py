@@ -249,7 +249,7 @@ def test_a_forked_child_does_not_hold_its_parents_lines_open(nearby):
     lock, ready = nearby.Lock(), FORK.Semaphore(0)
     other = nearby.Lock()
     reader, writer = os.pipe()
-    child = FORK.Process(target=fork_and_hold, args=(ready, lock, reader))
+    child = FORK.Process(target=fork_and_hold, args=(ready, lock, reader, writer))
     child.start()
     assert ready.acquire(timeout=50)
     kill(child)
@@ -259,10 +259,11 @@ def test_a_forked_child_does_not_hold_its_parents_lines_open(nearby):
     os.close(reader)
 
 
-def fork_and_hold(ready, lock, reader):
+def fork_and_hold(ready, lock, reader, writer):
     lock.acquire()
     if os.fork() == 0:
-        os.close(reader + 1)
+        # It outlives its parent, until the test closes the pipe.
+        os.close(writer)
         os.read(reader, 1)
         os._exit(0)
     ready.release()
