@@ -132,6 +132,12 @@ conformance: develop
 conformance-part: develop
 	$(BIN)/python tools/conformance.py --part $(ARGS)
 
+## third-party    libraries that use multiprocessing, on the standard package and on procession (see docs/compatibility.md)
+##                (ARGS="--only joblib", "--beside", "--times"; installs them into target/third-party)
+.PHONY: third-party
+third-party: wheel
+	$(BIN)/python tools/third_party.py $(ARGS)
+
 ## test-versions  the Python tests on each further Python version that is found
 .PHONY: test-versions wheel
 test-versions: wheel
