@@ -19,22 +19,29 @@ FILE_NAME = "_procession_switch.pth"
 VARIABLE = "PROCESSION_TAKEOVER"
 OFF = ("0", "off", "no", "false")
 
-_FINDER = f"""
-class ProcessionSwitch:
-    def find_spec(self, name, path=None, target=None):
-        if name != 'multiprocessing': return None
-        import sys
-        sys.meta_path.remove(self)
-        try: from procession.switch import found
-        except ImportError as error:
-            import warnings
-            warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing. If it was '
-                          'uninstalled, remove that file from ' + {{folder!r}}, ImportWarning)
-            return None
-        return found()
-if sys.flags.ignore_environment or os.environ.get('{VARIABLE}', '').lower() not in {OFF!r}:
-    sys.meta_path.insert(0, ProcessionSwitch())
+# What is done when somebody imports multiprocessing. As a text, it costs the start of an interpreter nothing.
+_ANSWER = f"""
+import sys
+sys.meta_path.remove(finder)
+try:
+    from procession.switch import found
+except ImportError as error:
+    import warnings
+    warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing. If it was uninstalled, '
+                  'remove that file from ' + {{folder!r}}, ImportWarning)
+    spec = None
+else:
+    spec = found()
 """
+
+# The line. Interpreters of virtual environments may read the files of the folder twice.
+_LINE = (
+    "import os, sys; "
+    "any(type(finder).__name__ == 'ProcessionSwitch' for finder in sys.meta_path) or "
+    f"not sys.flags.ignore_environment and os.environ.get({VARIABLE!r}, '').lower() in {OFF!r} or "
+    "sys.meta_path.insert(0, type('ProcessionSwitch', (), {{'find_spec': lambda self, name, path=None, target=None: "
+    "exec({answer!r}, names := {{'finder': self}}) or names['spec'] if name == 'multiprocessing' else None}})())\n"
+)
 
 
 def found():
@@ -144,10 +151,7 @@ class _Environment:
 
     def content(self):
         """What is in the file."""
-        # Interpreters of virtual environments may read the files of the folder twice.
-        finder = _FINDER.format(folder=self.folder)
-        known = "any(type(finder).__name__ == 'ProcessionSwitch' for finder in sys.meta_path)"
-        return f"import os, sys; {known} or exec({finder!r})\n"
+        return _LINE.format(answer=_ANSWER.format(folder=self.folder))
 
     def _read(self):
         try:
