@@ -207,7 +207,7 @@ def compare(entry, environment, folder):
     for _ in range(TRIES):
         if run_program(entry, environment, folder) == expected:
             return 1, 1, set()
-    return 1, 0, {"program"}
+    return 1, 0, {f"program, {environment.folder.name}"}
 
 
 def times():
@@ -281,7 +281,7 @@ def main():
             stale += [
                 f"{name}: {pattern}"
                 for name, pattern in mine
-                if not fnmatch.filter(missing, pattern) and not options.beside
+                if not fnmatch.filter(missing, pattern) and options.beside == pattern.endswith(", beside")
             ]
     for title, names in (("not listed, and not passed", unlisted), ("listed, and passed", stale)):
         if names:
