@@ -349,6 +349,11 @@ def test_lines_are_decoded_as_they_were_written(tracker):
             name,
         )
         assert len(tracker._line(cmd, "x" * 256, "shared_memory")) <= 512
+    # However long the file's name is, it is cut, and what is cut can be read.
+    here = {"tracker": tracker, "__name__": "elsewhere"}
+    exec(compile("line = tracker._line('REGISTER', 'name', 'shared_memory')", "ü\n" * 400 + "end.py", "exec"), here)
+    assert len(here["line"]) <= 512
+    assert resource_tracker._fields_of(here["line"])[3].endswith("ü?end.py:1")
     assert resource_tracker._decode_message(b"PROBE:0:noop\n") == ("PROBE", "noop", "0")
     for wrong in (
         b"{}\n",

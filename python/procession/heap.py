@@ -72,8 +72,8 @@ class Heap:
         # The free blocks: by length (with the lengths in order), and by both of their ends.
         self._lengths = []
         self._len_to_seq = {}
-        self._free_from = {}
-        self._free_to = {}
+        self._start_to_block = {}
+        self._stop_to_block = {}
         self._pending_free_blocks = []
         self._n_mallocs = 0
         self._n_frees = 0
@@ -86,7 +86,7 @@ class Heap:
         rounded = (max(size, 1) + self._alignment - 1) & -self._alignment
         with self._lock:
             self._n_mallocs += 1
-            self._free_pending()
+            self._free_pending_blocks()
             arena, start, end = self._take_free(rounded) or self._new_arena(rounded)
             stop = start + rounded
             if stop != end:
@@ -102,21 +102,21 @@ class Heap:
         # Whoever has the lock, the next call frees it.
         if self._lock.acquire(blocking=False):
             try:
-                self._free_pending()
+                self._free_pending_blocks()
             finally:
                 self._lock.release()
 
-    def _free_pending(self):
+    def _free_pending_blocks(self):
         while self._pending_free_blocks:
             arena, start, stop = self._pending_free_blocks.pop()
             self._n_frees += 1
             used = self._allocated_blocks[arena]
             used.remove((start, stop))
             # Merged with the free neighbours on either side.
-            if (arena, start) in self._free_to:
-                start = self._drop_free(self._free_to[arena, start])[1]
-            if (arena, stop) in self._free_from:
-                stop = self._drop_free(self._free_from[arena, stop])[2]
+            if (arena, start) in self._stop_to_block:
+                start = self._drop_free(self._stop_to_block[arena, start])[1]
+            if (arena, stop) in self._start_to_block:
+                stop = self._drop_free(self._start_to_block[arena, stop])[2]
             if not used:
                 del self._allocated_blocks[arena]
                 if arena.size >= self._DISCARD_FREE_SPACE_LARGER_THAN:
@@ -145,11 +145,11 @@ class Heap:
             self._len_to_seq[length] = []
             bisect.insort(self._lengths, length)
         self._len_to_seq[length].append(block)
-        self._free_from[arena, start] = self._free_to[arena, stop] = block
+        self._start_to_block[arena, start] = self._stop_to_block[arena, stop] = block
 
     def _drop_free(self, block):
         arena, start, stop = block
-        del self._free_from[arena, start], self._free_to[arena, stop]
+        del self._start_to_block[arena, start], self._stop_to_block[arena, stop]
         length = stop - start
         same = self._len_to_seq[length]
         same.remove(block)

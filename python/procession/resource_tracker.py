@@ -271,19 +271,15 @@ class ResourceTracker:
             raise ValueError(f"the name of a tracked resource is too long: {len(raw)} bytes, not {_LONGEST_NAME}")
         # What is quickest to write and to read, wherever a name allows it; else as the standard package does it.
         if name.isascii() and name.isprintable():
-            line = f"{cmd}:{name}:{rtype}".encode("ascii")
+            text = f"{cmd}:{name}:{rtype}"
         else:
-            fields = {"cmd": cmd, "rtype": rtype, "base64_name": _armoured(raw)}
-            line = _json(fields).encode("ascii")
+            text = _json({"cmd": cmd, "rtype": rtype, "base64_name": _armoured(raw)})
         if cmd == "REGISTER" and not self._use_simple_format:
-            room = _LONGEST_LINE - len(line) - 2
-            maker = _maker().encode("utf-8", "surrogateescape").replace(b"\n", b"?")
-            line = b"%b\t%b" % (line, maker[-room:] if room > 0 else b"")
-        line += b"\n"
+            line = b"%b\t%b\n" % (text.encode("ascii"), _maker(_LONGEST_LINE - len(text) - 2))
+        else:
+            line = f"{text}\n".encode("ascii")
         if len(line) > _LONGEST_LINE:
-            raise ValueError(
-                f"msg too long: {len(line)} bytes, not {_LONGEST_LINE}, for the name of a tracked resource"
-            )
+            raise ValueError(f"msg too long: {len(line)} bytes for a tracked resource, not {_LONGEST_LINE}")
         return line
 
     def _stop(self, use_blocking_lock=True, wait_timeout=None):
@@ -371,13 +367,25 @@ def _is_there(name, rtype):
         return False
 
 
-def _maker():
-    """Who registers something, in words: this process, and where in the program that is."""
-    frame = sys._getframe()
+def _maker(room):
+    """Who registers something, in words: this process, and where in the program that is. At most so many bytes."""
+    frame = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame = frame.f_back
-    where = "" if frame is None else f" at {frame.f_code.co_filename}:{frame.f_lineno}"
-    return f"process {os.getpid()}{where}"
+    if frame is None:
+        return b"process %d" % os.getpid()
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}".encode("utf-8", "surrogateescape")
+    # The end of it tells more than the beginning.
+    return b"process %d at %b" % (os.getpid(), where.replace(b"\n", b"?")[-max(room - 30, 1) :])
+
+
+def __getattr__(name):
+    # Where the standard package's users find them; a spawned child needs none of them.
+    if name in ("signal", "spawn", "util"):
+        from importlib import import_module
+
+        return globals().setdefault(name, import_module(name if name == "signal" else f"{__package__}.{name}"))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _resource_tracker = ResourceTracker()
@@ -390,29 +398,29 @@ os.register_at_fork(after_in_child=_resource_tracker._after_fork_in_child)
 
 
 def _decode_message(line):
-    """Command, kind and name of a line in either format; further fields are not looked at."""
-    fields = _fields_of(line)
-    return fields["cmd"], fields["rtype"], fields["name"]
+    """Command, kind and name of a line in either format."""
+    return _fields_of(line)[:3]
 
 
 def _fields_of(line):
-    # Behind a tab there is who made it.
-    line, _, maker = line.rstrip(b"\n").partition(b"\t")
-    maker = maker.decode("utf-8", "surrogateescape")
-    if not line.startswith(b"{"):
-        command, rest = line.decode("ascii").split(":", 1)
+    """Command, kind and name of a line, and who made what it registers."""
+    # The maker is behind a tab.
+    text, _, maker = line.rstrip(b"\n").decode("utf-8", "surrogateescape").partition("\t")
+    if text[:1] != "{":
+        command, rest = text.split(":", 1)
         name, rtype = rest.rsplit(":", 1)
-        return {"cmd": command, "rtype": rtype, "name": name, "maker": maker}
+        return command, rtype, name, maker
     import json
 
     try:
-        fields = json.loads(line)
+        fields = json.loads(text)
         name = _unarmoured(fields.get("base64_name", ""))
     except Exception as error:
         raise ValueError(f"malformed resource_tracker message: {line!r}") from error
-    if not isinstance(fields.get("cmd"), str) or not isinstance(fields.get("rtype"), str):
+    command, rtype = fields.get("cmd"), fields.get("rtype")
+    if not isinstance(command, str) or not isinstance(rtype, str):
         raise ValueError(f"malformed resource_tracker fields: {fields!r}")
-    return {"cmd": fields["cmd"], "rtype": fields["rtype"], "name": name, "maker": maker}
+    return command, rtype, name, maker
 
 
 def main(fd):
@@ -437,7 +445,7 @@ def main(fd):
     with open(fd, "rb") as lines:
         for line in lines:
             try:
-                _obey(_fields_of(line), names)
+                _obey(*_fields_of(line), names)
             except Exception:
                 code = 3
                 sys.excepthook(*sys.exc_info())
@@ -447,14 +455,13 @@ def main(fd):
     sys.exit(code)
 
 
-def _obey(fields, names):
-    command, rtype, name = fields["cmd"], fields["rtype"], fields["name"]
+def _obey(command, rtype, name, maker, names):
     if rtype not in _CLEANUP_FUNCS:
         raise ValueError(f"cannot register {name!r} for automatic cleanup: unknown resource type {rtype!r}")
     # A kind may have been added to the table since the start.
     known = names.setdefault(rtype, {})
     if command == "REGISTER":
-        known[name] = fields.get("maker")
+        known[name] = maker
     elif command == "UNREGISTER":
         known.pop(name, None)
     elif command != "PROBE":
