@@ -173,15 +173,17 @@ class Thing:
         return self.value
 
 
-def test_a_reducer_that_was_registered(monkeypatch):
-    monkeypatch.setattr(reduction.ForkingPickler, "_extra_reducers", dict(reduction.ForkingPickler._extra_reducers))
+def test_a_reducer_that_was_registered():
     reduction.register(Thing, lambda thing: (Thing, (thing.value + 1,)))
-    data = reduction.ForkingPickler.dumps(Thing(1))
-    assert reduction.ForkingPickler.loads(data).value == 2
-    one, other = connection.Pipe()
-    with one, other:
-        one.send(Thing(5))
-        assert other.recv().value == 6
+    try:
+        data = reduction.ForkingPickler.dumps(Thing(1))
+        assert reduction.ForkingPickler.loads(data).value == 2
+        one, other = connection.Pipe()
+        with one, other:
+            one.send(Thing(5))
+            assert other.recv().value == 6
+    finally:
+        del reduction.ForkingPickler._extra_reducers[Thing]
 
 
 def test_methods_and_partials():
