@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{process::ProcessId, sync::Slices};
 
-type Undo = Box<dyn FnOnce()>;
+pub(super) type Undo = Box<dyn FnOnce()>;
 
 /// A call under way: who made it, and what the object can do for it.
 pub struct Caller<'a> {

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     ops::Deref,
+    os::fd::AsFd,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -12,10 +13,10 @@ use super::{
     server::random,
 };
 use crate::{
-    channel::{Connection, ConnectionError, HandshakeError},
+    channel::{Asking, Connection, ConnectionError, HandshakeError},
     process::{self, ForkLocal, ProcessId, Unshared},
     sync::Wait,
-    sys::io as sys,
+    sys::{io as sys, rights},
 };
 
 /// So many lines are kept for later calls; what a burst of calls opened beyond is closed.
@@ -122,6 +123,8 @@ struct Lines {
 #[derive(Debug)]
 struct Line {
     connection: Connection,
+    /// What requests and replies go over, if the server is on this machine.
+    shared: Option<Asking>,
     sequence: u32,
     // A forked child's copy would hide the death of this process from the server.
     _unshared: Unshared,
@@ -320,9 +323,14 @@ impl Line {
             }
             let client = client_id().map_err(|error| CallError::Gone(ConnectionError::Io(error)))?;
             let hello = Hello { client, process: Some(ProcessId::current()) };
-            connection.send(&hello.to_bytes(), wait).map_err(CallError::Gone)?;
-            let Welcome { server } = Welcome::from_bytes(&connection.receive(wait).map_err(CallError::Gone)?)?;
-            return Ok((Self { connection, sequence: 0, _unshared: unshared }, server));
+            let local = connection.number().is_some_and(rights::can_carry);
+            // Without memory or descriptors for it, the connection alone will do.
+            let shared = if local { Asking::create().ok() } else { None };
+            let descriptor: Vec<_> = shared.iter().map(AsFd::as_fd).collect();
+            connection.send_with(&hello.to_bytes(), &descriptor, wait).map_err(CallError::Gone)?;
+            let Welcome { server, shares } = Welcome::from_bytes(&connection.receive(wait).map_err(CallError::Gone)?)?;
+            let shared = shared.filter(|_| shares);
+            return Ok((Self { connection, shared, sequence: 0, _unshared: unshared }, server));
         }
     }
 
@@ -330,13 +338,21 @@ impl Line {
         self.sequence = self.sequence.wrapping_add(1);
         let (fixed, name, arguments) = request.parts(self.sequence)?;
         let parts = [&fixed[..], name.as_bytes(), arguments];
-        let sent = self.connection.sending(&parts).and_then(|mut sending| sending.finish(wait));
+        let sent = match &mut self.shared {
+            Some(shared) => shared.send(&self.connection, &parts, wait),
+            None => self.connection.sending(&parts).and_then(|mut sending| sending.finish(wait)),
+        };
         sent.map_err(CallError::Gone)
     }
 
     fn exchange(&mut self, request: &Request<'_>, wait: &mut Wait<'_>) -> Result<(Status, Answer), CallError> {
         self.send(request, wait)?;
-        let answer = self.connection.receive(wait).map_err(CallError::Gone)?;
+        let mut answer = Vec::new();
+        let received = match &mut self.shared {
+            Some(shared) => shared.receive(&self.connection, &mut answer, wait),
+            None => self.connection.receive(wait).map(|received| answer = received),
+        };
+        received.map_err(CallError::Gone)?;
         let status = read_reply(self.sequence, &answer)?;
         Ok((status, Answer(answer)))
     }

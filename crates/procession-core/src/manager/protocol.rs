@@ -3,7 +3,7 @@
 use crate::process::ProcessId;
 
 /// The version of these messages. A server takes no client of another one.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 const MAGIC: [u8; 6] = *b"prcmgr";
 
@@ -87,18 +87,21 @@ impl Hello {
 pub struct Welcome {
     /// Who it is.
     pub server: ServerId,
+    /// Whether it takes the shared memory that came with the [`Hello`]: all that follows goes over that.
+    pub shares: bool,
 }
 
 impl Welcome {
     /// Its length in bytes.
-    pub const LENGTH: usize = 24;
+    pub const LENGTH: usize = 32;
 
     /// As bytes.
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
         bytes[..6].copy_from_slice(&MAGIC);
         bytes[6..8].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.server.0.to_le_bytes());
+        bytes[8..24].copy_from_slice(&self.server.0.to_le_bytes());
+        bytes[24..].copy_from_slice(&u64::from(self.shares).to_le_bytes());
         bytes
     }
 
@@ -112,7 +115,12 @@ impl Welcome {
         if bytes.len() != Self::LENGTH {
             return Err(ProtocolError::Length);
         }
-        Ok(Self { server: ServerId(fields.u128(0)?) })
+        let shares = match fields.u64(16)? {
+            0 => false,
+            1 => true,
+            _ => return Err(ProtocolError::Surplus),
+        };
+        Ok(Self { server: ServerId(fields.u128(0)?), shares })
     }
 }
 
@@ -403,7 +411,7 @@ mod tests {
         fn greetings_come_back(client: u128, server: u128, process: u64) {
             let hello = Hello { client: ClientId(client), process: ProcessId::from_bits(process) };
             prop_assert_eq!(Hello::from_bytes(&hello.to_bytes()), Ok(hello));
-            let welcome = Welcome { server: ServerId(server) };
+            let welcome = Welcome { server: ServerId(server), shares: server % 2 == 1 };
             prop_assert_eq!(Welcome::from_bytes(&welcome.to_bytes()), Ok(welcome));
         }
     }

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,13 +13,18 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use super::{
     Caller, Failure, Types,
+    caller::Undo,
     objects::Objects,
     protocol::{ClientId, Hello, ProtocolError, Request, ServerId, Status, Welcome, reply},
 };
 use crate::{
-    channel::{self, Address, Connection, ConnectionError, Handshake, HandshakeError, LONGEST_MESSAGE, Listener},
+    channel::{
+        self, Address, Connection, ConnectionError, Handshake, HandshakeError, LONGEST_MESSAGE, Listener, Serving,
+    },
     process::{ProcessId, Unshared},
     sync::Wait,
     sys::io as sys,
@@ -68,6 +73,8 @@ impl Drop for Shared {
 #[derive(Debug)]
 pub(super) struct Line {
     connection: Connection,
+    /// What requests and replies go over, if the client is on this machine.
+    shared: Option<Serving>,
     pub(super) client: ClientId,
     pub(super) process: Option<ProcessId>,
     // A forked child's copy would hide the death of this process from the client.
@@ -79,6 +86,35 @@ impl Line {
     pub(super) fn hung_up(&self) -> bool {
         self.connection.number().is_none_or(sys::hung_up)
     }
+
+    fn receive(&self, message: &mut Vec<u8>) -> Result<(), ConnectionError> {
+        let wait = &mut Wait::forever();
+        match &self.shared {
+            Some(shared) => shared.receive(&self.connection, message, wait),
+            None => self.connection.receive(wait).map(|received| *message = received),
+        }
+    }
+
+    fn send(&self, parts: &[&[u8]]) -> Result<(), ConnectionError> {
+        let wait = &mut Wait::forever();
+        match &self.shared {
+            Some(shared) => shared.send(&self.connection, parts, wait),
+            None => self.connection.sending(parts).and_then(|mut sending| sending.finish(wait)),
+        }
+    }
+
+    /// Whether the client ended without having read the last reply, as far as can be known.
+    fn is_unread(&self) -> bool {
+        self.shared.as_ref().is_some_and(Serving::is_unread)
+    }
+}
+
+/// The shared memory that a client sent the descriptor of, if it is of use: over the connection alone it goes as well. A
+/// line has two descriptors then; where half of all are in use, one has to do.
+fn shared_memory(descriptor: Option<OwnedFd>) -> Option<Serving> {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let descriptor = descriptor.filter(|descriptor| (descriptor.as_raw_fd() as u64) < most / 2)?;
+    Serving::attach(descriptor).ok()
 }
 
 /// Why a connection was not served, or no longer.
@@ -189,29 +225,47 @@ impl Server {
         if let Some(key) = authkey {
             Handshake::listener(key).map_err(ConnectionError::Io)?.run(&connection, wait)?;
         }
-        let welcome = Welcome { server: self.0.id }.to_bytes();
-        let hello = Hello::from_bytes(&connection.receive_at_most(LONGEST_MESSAGE, wait)?);
+        let welcome = |shares| Welcome { server: self.0.id, shares }.to_bytes();
+        let mut incoming = connection.receiving_with()?;
+        if incoming.length(wait)? > LONGEST_MESSAGE {
+            return Err(ConnectionError::BadLength.into());
+        }
+        let hello = Hello::from_bytes(&incoming.body(wait)?);
+        let offered = incoming.take_descriptors().into_iter().next();
+        drop(incoming);
         if let Err(ProtocolError::Version(_)) = hello {
             // A client of another version sees ours, and can say so.
-            connection.send(&welcome, wait)?;
+            connection.send(&welcome(false), wait)?;
         }
         let Hello { client, process } = hello?;
         let unshared = Unshared::new(connection.number().unwrap_or(-1));
-        let line = Arc::new(Line { connection, client, process, _unshared: unshared });
+        let shared = shared_memory(offered);
+        let line = Arc::new(Line { connection, shared, client, process, _unshared: unshared });
         // Before the client knows: it may close another line then, and is not gone.
         let Some(_entered) = self.0.enter(&line) else {
             return Ok(());
         };
-        line.connection.send(&welcome, wait)?;
+        line.connection.send(&welcome(line.shared.is_some()), wait)?;
+        let (mut message, mut undo) = (Vec::new(), None);
         loop {
-            let message = match line.connection.receive(&mut Wait::forever()) {
-                Ok(message) => message,
-                Err(ConnectionError::Ended) => return Ok(()),
+            match line.receive(&mut message) {
+                // What comes by shared memory comes although the connection was shut down.
+                Ok(()) if self.0.stopping.load(Ordering::Relaxed) => return Ok(()),
+                Ok(()) => {}
+                Err(ConnectionError::Ended) => {
+                    // *Undelivered*
+                    if let Some(undo) = undo.filter(|_: &Undo| line.is_unread()) {
+                        undo();
+                    }
+                    return Ok(());
+                }
                 Err(error) => return Err(error.into()),
-            };
+            }
             let (sequence, request) = Request::from_bytes(&message)?;
-            if let Err(error) = self.0.serve_request(&line, sequence, &request) {
-                return if self.0.stopping.load(Ordering::Relaxed) { Ok(()) } else { Err(error.into()) };
+            match self.0.serve_request(&line, sequence, &request) {
+                Ok(undoes) => undo = undoes,
+                Err(_) if self.0.stopping.load(Ordering::Relaxed) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
             if matches!(request, Request::Shutdown) {
                 self.0.stop();
@@ -247,8 +301,14 @@ impl Shared {
         self.stopped.1.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Does what is asked, and replies. An error is one of the connection.
-    fn serve_request(&self, line: &Line, sequence: u32, request: &Request<'_>) -> Result<(), ConnectionError> {
+    /// Does what is asked, and replies. Returns what undoes it should the reply turn out not to have been read. An error is one
+    /// of the connection.
+    fn serve_request(
+        &self,
+        line: &Line,
+        sequence: u32,
+        request: &Request<'_>,
+    ) -> Result<Option<Undo>, ConnectionError> {
         let client = line.client;
         let (mut undo, mut of_type) = (None, String::new());
         let done = |known: bool| if known { Ok(Vec::new()) } else { Err(Failure::NoSuchObject) };
@@ -272,7 +332,8 @@ impl Shared {
             Request::Retain(object) => done(self.objects.retain(client, object)),
             Request::Release(object) => {
                 self.objects.release(client, object);
-                return Ok(());
+                // Whoever releases waits for nobody, but shared memory is used by turns.
+                return line.shared.as_ref().map_or(Ok(()), |_| line.send(&[])).map(|()| None);
             }
             Request::Lend(object) => {
                 let loan = self.objects.lend(client, object);
@@ -293,11 +354,15 @@ impl Shared {
             Err(Failure::Gone) => return Err(ConnectionError::Ended),
         };
         let parts = [&reply(sequence, status)[..], &body];
-        let sent = line.connection.sending(&parts).and_then(|mut sending| sending.finish(&mut Wait::forever()));
-        if let (Err(_), Some(undo)) = (&sent, undo) {
-            undo();
+        match line.send(&parts) {
+            Ok(()) => Ok(undo),
+            Err(error) => {
+                if let Some(undo) = undo {
+                    undo();
+                }
+                Err(error)
+            }
         }
-        sent
     }
 
     /// Drops everything that a client had, unless it is there after all. See `PROTOCOL.md`, *Client gone*.

@@ -457,10 +457,10 @@ fn a_client_of_another_version_is_told() {
     let (ours, theirs) = pipe().unwrap();
     let served = thread::spawn(move || server.serve_connection(theirs, None));
     let mut hello = Hello { client: ClientId(1), process: None }.to_bytes();
-    hello[6] = 2;
+    hello[6] = 9;
     ours.send(&hello, &mut forever()).unwrap();
     Welcome::from_bytes(&ours.receive(&mut forever()).unwrap()).unwrap();
-    assert!(matches!(served.join().unwrap(), Err(ServeError::Protocol(ProtocolError::Version(2)))));
+    assert!(matches!(served.join().unwrap(), Err(ServeError::Protocol(ProtocolError::Version(9)))));
 }
 
 #[test]
