@@ -3,7 +3,7 @@
 use std::{
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
@@ -194,7 +194,13 @@ impl Queue {
         whole: bool,
     ) -> PyResult<Taken> {
         let queue = self.native.get()?;
-        match queue.try_take_with(|message| copy_out(message, small, whole)) {
+        // Who polls is told under a lock, which is not waited for with the interpreter's lock held.
+        let taken = if queue.ring().doorbell() {
+            Err(TakeError::Busy)
+        } else {
+            queue.try_take_with(|message| copy_out(message, small, whole))
+        };
+        match taken {
             Ok(taken) => Ok(taken),
             Err(TakeError::Busy) => Self::take_slowly(py, queue, small, limit, whole),
             Err(TakeError::Empty) if limit.is_some() => Self::take_slowly(py, queue, small, limit, whole),
@@ -241,6 +247,11 @@ impl Queue {
             Taken::Pickle(pickle) => pickling::loads_bytes(pickle.bind(py)),
             Taken::Bytes(bytes) => Ok(bytes.into_bound(py).into_any()),
         }
+    }
+
+    fn is_empty(py: Python<'_>, queue: &channel::Queue) -> bool {
+        // As in `take`.
+        queue.ring().is_empty() && (!queue.ring().doorbell() || py.detach(|| queue.is_empty()))
     }
 
     fn put_batch(&self, py: Python<'_>, pickles: &mut Vec<Vec<u8>>, limit: Option<Timeout>) -> PyResult<()> {
@@ -419,7 +430,7 @@ impl Queue {
             // What that means differs with the class.
             return slf.call_method0("_closed_empty")?.extract();
         }
-        Ok(this.native.get()?.is_empty())
+        Ok(Self::is_empty(slf.py(), this.native.get()?))
     }
 
     /// Whether the queue is full at the moment.
@@ -449,15 +460,16 @@ impl Queue {
     }
 
     /// The descriptor that is readable while the queue is not empty.
-    fn _pollable(&self) -> PyResult<RawFd> {
-        Ok(self.native.get()?.pollable().as_fd().as_raw_fd())
+    fn _pollable(&self, py: Python<'_>) -> PyResult<RawFd> {
+        let queue = self.native.get()?;
+        Ok(py.detach(|| queue.pollable().as_raw_fd()))
     }
 
     /// Waits until something is there; whether it is.
     #[pyo3(signature = (timeout=Timeout::FOREVER), text_signature = "($self, timeout=None)")]
     fn _poll(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let queue = self.native.get()?;
-        if !queue.is_empty() {
+        if !Self::is_empty(py, queue) {
             return Ok(true);
         }
         if timeout.is_zero() {

@@ -144,8 +144,10 @@ impl Call {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);
             }
-            let owner = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let owner = owner.as_ref().map(|(owner, _)| owner.clone_ref(py));
+            // Not held meanwhile: this very call may be concluded there.
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let owner = kept.as_ref().map(|(owner, _)| owner.clone_ref(py));
+            drop(kept);
             if let Some(owner) = owner {
                 owner.bind(py).getattr("_crew")?.call_method0("attend_meanwhile")?;
             }
