@@ -185,7 +185,7 @@ impl Client {
 
     /// Keeps the room of a reply for the next one, unless it is much.
     fn keep(&self, reply: Vec<u8>) {
-        if reply.capacity() <= channel::LINE_AREA
+        if reply.capacity() <= KEPT
             && let Ok(mut asking) = self.asking.try_lock()
         {
             asking.1 = reply;
@@ -380,7 +380,7 @@ impl ServedLine {
                 Err(ConnectionError::Ended | ConnectionError::Closed) => return line.ended(py),
                 Err(error) => return Err(raised(error)),
             }
-            if buffer.capacity() > channel::LINE_AREA {
+            if buffer.capacity() > KEPT {
                 buffer = Vec::new();
             }
         }
@@ -402,6 +402,9 @@ fn send(
     }
     py.detach(|| serving.send(connection, parts, &mut Wait::forever()))
 }
+
+/// Room for messages of up to this is kept: fresh memory costs more than the copying.
+const KEPT: usize = 2 << 20;
 
 /// A message of no more than this is never sent in pieces.
 const SMALL: usize = 4096;

@@ -71,6 +71,8 @@ impl Asking {
             if phase == Phase::Asked {
                 return Ok(());
             }
+            let words = self.words();
+            Patience::look_for_piece(|| words.state().map_or(true, |state| state.phase.of_client()));
             if self.turn(connection, wait)?.phase != Phase::GiveMore {
                 return Err(ConnectionError::BadLength);
             }
@@ -104,6 +106,8 @@ impl Asking {
                 return Ok(());
             }
             self.hand_over(connection, Phase::TakeMore, 0)?;
+            let words = self.words();
+            Patience::look_for_piece(|| words.state().map_or(true, |state| state.phase.of_client()));
         }
     }
 

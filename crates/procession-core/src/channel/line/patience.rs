@@ -30,6 +30,24 @@ impl Patience {
         Self { rounds: AtomicU32::new(MOST), waits: AtomicU32::new(0) }
     }
 
+    /// Looks whether `done` becomes true, as long as that takes between two pieces of a message: the other side only copies
+    /// meanwhile. Nothing is learned from it.
+    pub(super) fn look_for_piece(mut done: impl FnMut() -> bool) -> bool {
+        if one_core() {
+            return done();
+        }
+        let began = Instant::now();
+        while !done() {
+            if began.elapsed() > LONG {
+                return false;
+            }
+            for _ in 0..4 {
+                crate::loom::hint::spin_loop();
+            }
+        }
+        true
+    }
+
     /// Looks whether `done` becomes true.
     pub(super) fn look(&self, mut done: impl FnMut() -> bool) -> bool {
         if done() {

@@ -91,6 +91,7 @@ impl Serving {
                 return Ok(());
             }
             self.hand_over(connection, Phase::GiveMore, state.sequence, 0)?;
+            Patience::look_for_piece(|| self.is_our_turn());
         }
     }
 
@@ -112,6 +113,7 @@ impl Serving {
             if phase == Phase::Answered {
                 return Ok(());
             }
+            Patience::look_for_piece(|| self.is_our_turn());
             if self.turn(connection, wait)?.phase != Phase::TakeMore {
                 return Err(ConnectionError::BadLength);
             }
@@ -133,6 +135,11 @@ impl Serving {
         words.hand_over(State { phase, sequence, length }, &words.client, bell)
     }
 
+    /// Whether it is, or never will be.
+    fn is_our_turn(&self) -> bool {
+        self.words().state().map_or(true, |state| state.phase.of_server())
+    }
+
     /// The request has been read: the client need not ring for it any more.
     fn take(&self, state: State) {
         let taken = State { phase: Phase::Taken, length: 0, ..state };
@@ -143,7 +150,6 @@ impl Serving {
     /// Waits until it is our turn.
     fn turn(&self, bell: &impl Bell, wait: &mut Wait<'_>) -> Result<State, ConnectionError> {
         let words = self.words();
-        let ours = || words.state().map_or(true, |state| state.phase.of_server());
         loop {
             if self.left.load(Relaxed) {
                 // While an attendant looks, as the client knows, we sleep until somebody needs us.
@@ -151,7 +157,7 @@ impl Serving {
                 self.take_back();
                 slept?;
             }
-            if self.patience.look(ours) {
+            if self.patience.look(|| self.is_our_turn()) {
                 return words.state();
             }
             let slept = match words.falls_asleep(&words.server, |phase| !phase.of_server()) {
