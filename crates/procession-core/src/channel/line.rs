@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// So many bytes of a message lie in shared memory at a time.
-pub const AREA: usize = 64 * 1024;
+pub const AREA: usize = 1024 * 1024;
 /// Of each area so many have memory from the beginning; the rest gets some when a message needs it.
 const FIRST: usize = 4096;
 /// Where the area for requests begins, behind the words. The area for replies follows it.
