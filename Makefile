@@ -43,9 +43,9 @@ run: compiled
 tour:
 	cargo run --release --package procession --example tour
 
-## test           everything below from lint to test-versions
+## test           lint, and all tests: Rust, loom, tutorials, a part of conformance, Python on each version
 .PHONY: test
-test: lint test-rust test-loom test-python tutorials conformance-part test-versions
+test: lint test-rust test-loom tutorials conformance-part test-versions
 
 ## bench          side-by-side speed of the standard package and procession (ARGS="--quick", "--only pool")
 .PHONY: bench
@@ -114,7 +114,7 @@ test-loom: venv
 	RUSTFLAGS="--cfg loom" CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	  cargo test --package procession-core --lib --target-dir target/loom models $(ARGS)
 
-## test-python    the Python tests on .venv
+## test-python    the Python tests on .venv alone
 .PHONY: test-python
 test-python: develop
 	$(BIN)/python -m pytest -m "not tutorials" $(ARGS)
@@ -138,7 +138,7 @@ conformance-part: develop
 third-party: wheel
 	$(BIN)/python tools/third_party.py $(ARGS)
 
-## test-versions  the Python tests on each further Python version that is found
+## test-versions  the Python tests on .venv and on each further Python version that is found, all at once
 .PHONY: test-versions wheel
 test-versions: wheel
 	@tools/test-versions
