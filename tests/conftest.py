@@ -91,7 +91,7 @@ def nothing_left_behind(request):
 
     processes.eventually(lambda: not any(left()), timeout=5)
     strays, descriptors = left()
-    # Other programs may have files there, the same tests on another version of Python for one. They go with their tests.
+    # Other programs may have files there: the same tests on another version of Python, whose files go with each test.
     processes.eventually(lambda: not files_left(), timeout=30)
     files = files_left()
     assert not strays
