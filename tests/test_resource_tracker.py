@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -443,3 +444,41 @@ def test_threads_register_at_once(tracker):
     assert not tracker._registered
     tracker._stop()
     assert tracker._exitcode == 0
+
+
+WITHOUT_RIGHTS = """
+import sys
+import procession
+from procession import resource_tracker
+from procession.shared_memory import SharedMemory
+
+def refuse():
+    raise PermissionError(13, "another user's")
+
+def use():
+    # As after setuid(): the descriptor is there, its file can't be opened any more.
+    resource_tracker._resource_tracker._claim = refuse
+    made = SharedMemory(create=True, size=10)
+    made.close()
+    made.unlink()
+
+if __name__ == "__main__":
+    first = SharedMemory(create=True, size=10) if sys.argv[1] == "running" else None
+    for method in ("fork", "spawn", "forkserver"):
+        child = procession.get_context(method).Process(target=use)
+        child.start()
+        child.join()
+        print(child.exitcode)
+    use()
+    if first:
+        first.close()
+        first.unlink()
+"""
+
+
+@pytest.mark.parametrize("helper", ["running", "needed"])
+def test_a_process_that_has_given_up_its_rights(tmp_path, helper):
+    script = tmp_path / "without_rights.py"
+    script.write_text(WITHOUT_RIGHTS)
+    result = subprocess.run([sys.executable, script, helper], capture_output=True, text=True, timeout=50)
+    assert (result.stdout, result.stderr, result.returncode) == ("0\n0\n0\n", "", 0)

@@ -200,6 +200,34 @@ def test_a_program_that_is_left_out_does_not_import_procession(enabled):
     assert enabled.run("-c", program, PROCESSION_TAKEOVER="off").stdout == "False\n"
 
 
+def test_children_of_programs_on_the_standard_package_are_left_out(enabled):
+    # They were started before the switch was turned on, and their children are sent what the standard package sends.
+    for line in ("spawn import spawn_main", "forkserver import main", "resource_tracker import main"):
+        program = f"from multiprocessing.{line}; import multiprocessing, sys; "
+        program += "print(multiprocessing.__name__, 'procession' in sys.modules)"
+        assert enabled.run("-c", program).stdout == "multiprocessing False\n"
+
+
+def test_threads_may_import_at_once(enabled):
+    program = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+names = "multiprocessing procession concurrent.futures.process multiprocessing.pool logging".split()
+start = threading.Barrier(len(names))
+def load(name):
+    start.wait()
+    __import__(name)
+threads = [threading.Thread(target=load, args=(name,), daemon=True) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join(20)
+import multiprocessing
+print([thread.name for thread in threads if thread.is_alive()], multiprocessing.__name__)
+"""
+    for _ in range(3):
+        result = enabled.run("-c", program)
+        assert (result.stdout, result.stderr) == ("[] procession\n", "")
+
+
 def test_uninstalling_leaves_the_standard_package(enabled):
     enabled.uninstall()
     assert enabled.whose() == STANDARD
@@ -217,6 +245,8 @@ def test_a_broken_installation_leaves_the_standard_package(enabled, tmp_path):
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("from . import _core\n")
     (enabled.packages / "procession.pth").write_text(f"{broken.parent}\n")
+    assert enabled.whose() == STANDARD
+    (broken / "__init__.py").write_text("raise AttributeError('half of another version')\n")
     assert enabled.whose() == STANDARD
 
 

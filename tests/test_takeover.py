@@ -398,3 +398,29 @@ procession.set_start_method
     assert (
         "RuntimeWarning: procession has no port to this system (someos): the standard multiprocessing" in result.stderr
     )
+
+
+IMPORTS_AT_ONCE = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+names = "multiprocessing.managers procession.managers multiprocessing.pool procession.pool".split()
+start, failed = threading.Barrier(len(names)), []
+def load(name):
+    start.wait()
+    try:
+        __import__(name)
+    except BaseException as error:
+        failed.append((name, error))
+threads = [threading.Thread(target=load, args=(name,), daemon=True) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join(20)
+print(failed, [thread.name for thread in threads if thread.is_alive()])
+import multiprocessing, procession
+print(multiprocessing is procession, sys.modules["multiprocessing.pool"] is sys.modules["procession.pool"])
+"""
+
+
+def test_threads_may_import_at_once():
+    for _ in range(3):
+        result = run("-m", "procession", "-c", IMPORTS_AT_ONCE)
+        assert (result.stdout, result.stderr) == ("[] []\nTrue True\n", "")

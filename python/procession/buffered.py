@@ -42,8 +42,6 @@ class Window:
 
     def reopens(self):
         """Whether it is to be fed again, as there is room since. Says so once."""
-        if not self._is_parked:
-            return False
         with self._lock:
             reopens = self._is_parked and self._room() > 0
             if reopens:

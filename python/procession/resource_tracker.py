@@ -52,6 +52,11 @@ class ReentrantCallError(RuntimeError):
     """The tracker was called, by a finalizer mostly, from within a call to it."""
 
 
+# The family's pipe can't be opened again by a process that has given up the rights of the one that made it (setuid),
+# nor where there is no /proc.
+_NOT_OPENED = (FileNotFoundError, PermissionError)
+
+
 class ResourceTracker:
     """The helper process as its users see it."""
 
@@ -112,7 +117,10 @@ class ResourceTracker:
         """Whether there is a helper, started by whomever of the family."""
         if self._fd is None or self._seen:
             return self._fd is not None and self._check_alive()
-        reader = self._claim()
+        try:
+            reader = self._claim()
+        except _NOT_OPENED:
+            return self._is_read()
         if reader is not None:
             os.close(reader)
         return reader is None
@@ -199,6 +207,29 @@ class ResourceTracker:
             raise
         return reader
 
+    def _is_read(self):
+        """Whether there is somebody to read the pipe, found out by writing."""
+        import signal
+
+        # It is ignored by Python, but programs may have changed that.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        try:
+            alive = self._check_alive()
+            if not alive and signal.SIGPIPE in signal.sigpending():
+                signal.sigwait([signal.SIGPIPE])
+            return alive
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _renew(self):
+        """The reading end of a new pipe, in the place of one that nobody reads; None if somebody does."""
+        if self._is_read():
+            return None
+        reader, writer = os.pipe()
+        os.dup2(writer, self._fd, inheritable=False)
+        os.close(writer)
+        return reader
+
     def _launch(self):
         import signal
 
@@ -206,7 +237,10 @@ class ResourceTracker:
 
         self._is_ancestor = process.parent_process() is None
         self._family_fd()
-        reader = self._claim()
+        try:
+            reader = self._claim()
+        except _NOT_OPENED:
+            reader = self._renew()
         if reader is None:
             return
         try:

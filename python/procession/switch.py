@@ -20,18 +20,26 @@ VARIABLE = "PROCESSION_TAKEOVER"
 OFF = ("0", "off", "no", "false")
 
 # What is done when somebody imports multiprocessing. As a text, it costs the start of an interpreter nothing.
+#
+# It is done when the module is loaded, and not when it is looked for: finders are called under a lock of the import
+# system, for which another thread may wait while it has that of a module that is imported here.
+#
+# A child of a program that runs on the standard package, since it was started before the switch was turned on, is told
+# by its command line, as ours name this package there.
 _ANSWER = f"""
 import sys
-sys.meta_path.remove(finder)
-try:
-    from procession.switch import found
-except ImportError as error:
-    import warnings
-    warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing. If it was uninstalled, '
-                  'remove that file from ' + {{folder!r}}, ImportWarning)
-    spec = None
-else:
-    spec = found()
+sys.meta_path[:] = [other for other in sys.meta_path if other is not finder]
+sys.modules.pop('multiprocessing', None)
+lines = tuple('from multiprocessing.' + name for name in ('spawn ', 'forkserver ', 'resource_tracker '))
+if not any(word.startswith(lines) for word in sys.orig_argv):
+    try:
+        from procession.takeover import install
+        install()
+    except Exception as error:
+        import warnings
+        warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing, or none that works (' +
+                      repr(error) + '). If it was uninstalled, remove that file from ' + {{folder!r}}, ImportWarning)
+import multiprocessing
 """
 
 # The line. Interpreters of virtual environments may read the files of the folder twice.
@@ -39,19 +47,12 @@ _LINE = (
     "import os, sys; "
     "any(type(finder).__name__ == 'ProcessionSwitch' for finder in sys.meta_path) or "
     f"not sys.flags.ignore_environment and os.environ.get({VARIABLE!r}, '').lower() in {OFF!r} or "
-    "sys.meta_path.insert(0, type('ProcessionSwitch', (), {{'find_spec': lambda self, name, path=None, target=None: "
-    "exec({answer!r}, names := {{'finder': self}}) or names['spec'] if name == 'multiprocessing' else None}})())\n"
+    "sys.meta_path.insert(0, type('ProcessionSwitch', (), {{"
+    "'find_spec': lambda self, name, path=None, target=None: "
+    "__import__('_frozen_importlib').ModuleSpec(name, self) if name == 'multiprocessing' else None, "
+    "'create_module': lambda self, spec: None, "
+    "'exec_module': lambda self, module: exec({answer!r}, {{'finder': self}})}})())\n"
 )
-
-
-def found():
-    """How `multiprocessing` is loaded, now that somebody imports it in an environment with the switch on."""
-    from . import takeover
-
-    takeover.install()
-    # The import system takes it for loaded by somebody else, and goes by this package's own spec, if it is there now.
-    del sys.modules[takeover.STANDARD]
-    return takeover.find()
 
 
 def main(command, options):

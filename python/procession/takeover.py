@@ -6,6 +6,7 @@ over as well, before they import anything of the program.
 
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
 
 from . import process
@@ -43,11 +44,6 @@ def install():
         left_behind.see_to(gone)
 
 
-def find():
-    """How `multiprocessing` is loaded once this package has taken its place."""
-    return _Finder().find_spec(STANDARD)
-
-
 def is_installed():
     """Whether `multiprocessing` means this package."""
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)
@@ -74,27 +70,28 @@ class _Finder:
         if not _is_standard(name):
             return None
         ours = __package__ + name.removeprefix(STANDARD)
+        # Only looked for: finders are called under a lock of the import system, for which another thread may wait while
+        # it has the module's.
         try:
-            module = importlib.import_module(ours)
-        except ModuleNotFoundError as error:
-            if error.name == ours:
-                return None
-            raise
-        return importlib.machinery.ModuleSpec(name, _Loader(module), origin=getattr(module, "__file__", None))
+            found = importlib.util.find_spec(ours)
+        except ModuleNotFoundError:
+            # What it would be a part of is no package.
+            return None
+        return found and importlib.machinery.ModuleSpec(name, _Loader(ours), origin=found.origin)
 
     def invalidate_caches(self):
         """Nothing is cached here."""
 
 
 class _Loader:
-    """Loads a module that is there already."""
+    """Loads a module of this package, which may be there already."""
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, ours):
+        self.ours = ours
 
     def create_module(self, spec):
         """A placeholder: what is returned here would get a new name and spec."""
 
     def exec_module(self, placeholder):
         """Put the module where the import system looks for it afterwards."""
-        sys.modules[placeholder.__name__] = self.module
+        sys.modules[placeholder.__name__] = importlib.import_module(self.ours)
