@@ -138,26 +138,30 @@ class BaseManager:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         reader, writer = connection.Pipe(duplex=False)
-        with reader:
-            with writer:
-                self._process = self._ctx.Process(
-                    target=type(self)._run_server,
-                    args=(
-                        self._registry,
-                        self._address,
-                        self._authkey,
-                        self._serializer,
-                        writer,
-                        initializer,
-                        initargs,
-                    ),
-                )
-                self._process.name = f"{type(self).__name__}-{':'.join(map(str, self._process._identity))}"
-                self._process.start()
-            # The pipe alone would not tell of its end: another child started just now may have the writing side too. A
-            # context's processes that are not ours, perhaps threads of this one, may not have a sentinel.
+        with reader, writer:
+            self._process = self._ctx.Process(
+                target=type(self)._run_server,
+                args=(
+                    self._registry,
+                    self._address,
+                    self._authkey,
+                    self._serializer,
+                    writer,
+                    initializer,
+                    initargs,
+                ),
+            )
+            self._process.name = f"{type(self).__name__}-{':'.join(map(str, self._process._identity))}"
+            self._process.start()
+            # The processes of a context that is not ours, perhaps threads of this one, may have no sentinel. Such a one
+            # has this very `writer`, and closes it itself.
             sentinel = getattr(self._process, "_sentinel", None)
-            connection.wait([reader] if sentinel is None else [reader, sentinel])
+            if sentinel is None:
+                connection.wait([reader])
+            else:
+                writer.close()
+                # The pipe alone would not tell of its end: another child started just now may have it too.
+                connection.wait([reader, sentinel])
             try:
                 if not reader.poll():
                     raise EOFError
@@ -184,11 +188,11 @@ class BaseManager:
         # Nobody could end it any more if its manager is killed. In another thread it is not a process of its own.
         if threading.current_thread() is threading.main_thread():
             process._end_with_parent()
-        if initializer is not None:
-            initializer(*initargs)
-        server = cls._Server(registry, address, authkey, serializer)
-        writer.send(server.address)
-        writer.close()
+        with writer:
+            if initializer is not None:
+                initializer(*initargs)
+            server = cls._Server(registry, address, authkey, serializer)
+            writer.send(server.address)
         util.info("manager serving at %r", server.address)
         server.serve_forever()
 
