@@ -50,18 +50,20 @@ def facts():
     assert starter.parent_process() is other.parent_process()
     assert starter.current_process() is logging.sys.modules["multiprocessing"].current_process()
     return one.name, one._identity, bytes(one.authkey), one.daemon, one.pid == os.getpid()
-def child(queue):
+def child(queue, seen):
     logging.warning("hello")
     queue.put([facts(), starter.parent_process().name, starter.parent_process().pid,
                other.parent_process().is_alive(), other.active_children(), starter.active_children()])
+    seen.get()
 if __name__ == "__main__":
     key = starter.current_process().authkey
     assert facts() == ("MainProcess", (), key, False, True)
     other.Process()
-    queue = ctx.SimpleQueue()
-    p = ctx.Process(target=child, args=(queue,), name="Ada", daemon=True)
+    queue, seen = ctx.SimpleQueue(), ctx.SimpleQueue()
+    p = ctx.Process(target=child, args=(queue, seen), name="Ada", daemon=True)
     p.start()
     assert p in procession.active_children()
+    seen.put(None)
     found = queue.get()
     p.join()
     assert p.exitcode == 0

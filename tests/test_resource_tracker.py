@@ -101,6 +101,8 @@ def test_it_is_started_for_names_only_and_once_in_a_family(program, method):
         one.process.stdin.write("\n")
         one.process.stdin.flush()
         assert one.readline() == "now"
+        # For a moment the new process is still called as the one that started it.
+        assert processes.eventually(lambda: trackers(one))
         found = trackers(one)
         assert len(found) == 1
         assert first in (None, found)
@@ -204,6 +206,7 @@ def test_the_whole_family_killed(program):
     names = one.readline().split()
     assert len(names) == 4
     assert all(os.path.exists(f"/dev/shm/{name}") for name in names)
+    assert processes.eventually(lambda: trackers(one))
     (tracker,) = trackers(one)
     victims = [pid for pid in one.running() if pid != tracker]
     for pid in (victims[0], *victims[1:]):
