@@ -233,6 +233,14 @@ class _Port:
         self.port = _core.PoolPort._attach(state, [fd.detach() for fd in fds])
 
 
+def as_worker(made):
+    """Name a process object, and have it end with this process, and all its descendants with it: it may have some."""
+    made.name = made.name.replace("Process", "PoolWorker")
+    made.daemon = True
+    if isinstance(made, process.BaseProcess):
+        made._config["pooled"] = True
+
+
 def _ignore(signum, frame):
     """Ctrl-C in a terminal goes to the workers as well; it is for the parent to say what becomes of them."""
 
@@ -361,8 +369,7 @@ class Pool:
 
         def start(place):
             made = make(ctx, target=_work, args=(port, place, *rest))
-            made.name = made.name.replace("Process", "PoolWorker")
-            made.daemon = True
+            as_worker(made)
             # A Ctrl-C that comes before the worker is ready for it waits until it is.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:

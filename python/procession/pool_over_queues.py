@@ -479,8 +479,7 @@ class _Staff:
         while len(self._engine.workers) < count:
             rest = owner._initializer, owner._initargs, owner._maxtasksperchild, owner._wrap_exception
             made = owner.Process(owner._ctx, target=pool.worker, args=(owner._inqueue, owner._outqueue, *rest))
-            made.name = made.name.replace("Process", "PoolWorker")
-            made.daemon = True
+            pool.as_worker(made)
             made.start()
             self._engine.workers.append(made)
 

@@ -98,7 +98,8 @@ class BaseProcess:
             raise AssertionError("cannot start a process twice: make a new Process for each run")
         self._check_parent("start")
         _look_beside()
-        if current_process()._config.get("daemon"):
+        config = current_process()._config
+        if config.get("daemon") and not config.get("pooled"):
             raise AssertionError(
                 "daemonic processes are not allowed to have children: they are killed without being asked, and "
                 "could not end them. Start this process with daemon=False"
@@ -272,7 +273,8 @@ class BaseProcess:
                 from . import beside
 
                 beside.entered()
-            if self.daemon:
+            # Those of a pool's worker do, daemonic or not, and theirs: so they may have children.
+            if self.daemon or self._config.get("pooled"):
                 _end_with_parent()
             util._name_log_records()
             if threading._HAVE_THREAD_NATIVE_ID:
