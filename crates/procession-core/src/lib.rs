@@ -8,6 +8,7 @@
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes
 //! * [`channel`]: rings of messages and queues on them; connections and pipes
 //! * [`process`]: who a process is, starting one, and noticing its end
+//! * [`kills`]: names for the places at which tests have processes killed
 //! * [`manager`]: a server of objects, and its clients
 //!
 //! # Blocking
@@ -20,6 +21,7 @@
 //! in a forked child; what is shared stays usable on both sides of a fork.
 
 pub mod channel;
+pub mod kills;
 pub mod manager;
 pub mod memory;
 pub mod pool;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::channel::{Message, PutError, Queue, Ring, TakeError, kills};
+use crate::{
+    channel::{Message, PutError, Queue, Ring, TakeError},
+    kills::KillTest,
+};
 
 fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_secs(30))
@@ -278,6 +281,7 @@ const SCENES: [(&[usize], usize); 4] = [(&[], 10), (&[5], 3000), (&[5, 4_180_000
 
 #[test]
 fn a_producer_killed_anywhere_leaves_messages_with_their_descriptors() {
+    let mut test = KillTest::new("a producer with descriptors");
     for polled in [false, true] {
         for (lengths, length) in SCENES {
             let queue = Queue::create_with_courier(None).unwrap();
@@ -314,7 +318,7 @@ fn a_producer_killed_anywhere_leaves_messages_with_their_descriptors() {
                 first.expect(queue.take_with(&mut soon(), both).unwrap());
                 first.expect_closed();
             };
-            kills::at_every_point(put, check);
+            test.at_every_point(put, check);
             assert!(kills > 4 && unpublished.len() > 2, "too few points: {kills}");
             for parcel in model {
                 parcel.expect(take(ring));
@@ -329,6 +333,7 @@ fn a_producer_killed_anywhere_leaves_messages_with_their_descriptors() {
 
 #[test]
 fn a_consumer_killed_anywhere_leaves_messages_with_their_descriptors() {
+    let mut test = KillTest::new("a consumer with descriptors");
     for (lengths, length) in SCENES {
         let ring = ring();
         let mut model: VecDeque<_> = lengths.iter().enumerate().map(|(at, &length)| parcel(at as u8, length)).collect();
@@ -351,7 +356,7 @@ fn a_consumer_killed_anywhere_leaves_messages_with_their_descriptors() {
                 model.pop_front().unwrap().expect(take(&ring));
             }
         };
-        kills::at_every_point(|| drop(take(&ring)), check);
+        test.at_every_point(|| drop(take(&ring)), check);
         assert!(kills > 4, "too few points: {kills}");
         for parcel in model {
             parcel.expect(take(&ring));

@@ -25,6 +25,7 @@ pub use serving::Serving;
 
 use super::{Connection, ConnectionError, wait::poll_one};
 use crate::{
+    kills::point,
     loom::{AtomicU32, AtomicU64, Ordering, fence},
     memory::{HEADER, Segment},
     sync::{Wait, WaitError},
@@ -207,11 +208,11 @@ impl Words {
 
     /// Gives the turn to the other side, whose word is `other`, and rings if it sleeps.
     fn hand_over(&self, state: State, other: &Apart<AtomicU32>, bell: &impl Bell) -> Result<(), ConnectionError> {
-        super::point();
+        point("line: the turn about to be given away");
         self.state.0.store(state.to_word(), Ordering::Release);
         // Pairs with the fence in `sleep`: either the state is seen there, or the sleeper here.
         fence(Ordering::SeqCst);
-        super::point();
+        point("line: the turn given away, nobody woken");
         if other.0.load(Ordering::Relaxed) == 0 { Ok(()) } else { bell.ring() }
     }
 
@@ -224,7 +225,7 @@ impl Words {
     ) -> Result<bool, ConnectionError> {
         mine.0.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        super::point();
+        point("line: about to sleep, not looked again");
         Ok(nothing(self.state()?.phase))
     }
 

@@ -42,13 +42,3 @@ pub use queue::{Queue, TooManyDone};
 pub use ring::{Delivered, Ring};
 pub use take::TakeError;
 pub use wait::wait;
-
-/// A place where a kill test may have the process killed; nothing otherwise.
-#[cfg(not(all(test, not(loom))))]
-#[inline]
-pub(crate) fn point() {}
-#[cfg(all(test, not(loom)))]
-pub(crate) use kills::point;
-
-#[cfg(all(test, not(loom)))]
-pub(crate) mod kills;

@@ -22,6 +22,7 @@ use rustix::event::EventfdFlags;
 
 use super::ring::{Held, Ring};
 use crate::{
+    kills::point,
     loom::Ordering::Relaxed,
     sync::{Wait, WaitError},
 };
@@ -94,7 +95,7 @@ impl Pollable {
             return;
         }
         state.store(UNKNOWN, Relaxed);
-        super::point();
+        point("queue: its descriptor about to change, the state unknown");
         // The descriptor does not block. Reading takes the whole of its counter; that it was zero is no failure, and
         // neither is that it was at its maximum.
         if readable {
@@ -102,7 +103,7 @@ impl Pollable {
         } else {
             let _ = rustix::io::read(&self.0, &mut [0; 8]);
         }
-        super::point();
+        point("queue: its descriptor changed, the state still unknown");
         state.store(wanted, Relaxed);
     }
 }

@@ -10,7 +10,10 @@
 //!
 //! So a writer may be killed between any two instructions. The next one writes to the same other slot again.
 
-use crate::loom::{AtomicU64, Ordering};
+use crate::{
+    kills::point,
+    loom::{AtomicU64, Ordering},
+};
 
 /// `N` words and a count. Written by the holder of a lock, read by anybody.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl<const N: usize> Published<N> {
         debug_assert_eq!(count.wrapping_sub(self.count()) % 2, 1, "the parity has to change");
         for (place, word) in self.slot(count).iter().zip(words) {
             place.store(word, Ordering::Release);
-            super::point();
+            point("ring: a word of the next state stored, not published");
         }
         self.count.store(count, Ordering::Release);
     }

@@ -12,6 +12,7 @@ use super::{
     spill::{self, Spill},
 };
 use crate::{
+    kills::point,
     loom::Ordering::{Acquire, Relaxed, Release},
     sync::{Slices, Wait, WaitError, spin},
     sys::rights,
@@ -163,14 +164,14 @@ impl Ring {
                 Err(_) if written > 0 => break,
                 Err(error) => return Err(error),
             }
-            super::point();
+            point("ring: messages in place, none published");
         }
         // The count has to change by an odd number (see `published.rs`).
         if written % 2 == 0 {
             header.producers.tail.publish(put_count + written - 1, last_but_one);
         }
         header.producers.tail.publish(put_count + written, tail);
-        super::point();
+        point("ring: messages published, nobody woken");
         drop(held);
         header.sleepers.getters.wake(&header.producers.tail.count, before, written);
         Ok(Delivered { count: written, doorbell: header.sleepers.doorbell.load(Relaxed) != 0 })
@@ -264,13 +265,13 @@ impl Ring {
         let number = ticket.to_le_bytes();
         let parts: Vec<&[u8]> = std::iter::once(number.as_slice()).chain(parts.iter().copied()).collect();
         self.write(&mut tail, &parts, ACCOMPANIED)?;
-        super::point();
+        point("ring: a message in place, its descriptors not sent");
         if !self.send(courier, ticket, descriptors)? {
             return Err(PutError::Full);
         }
-        super::point();
+        point("ring: descriptors sent, their message not published");
         header.producers.tail.publish(put_count + 1, tail);
-        super::point();
+        point("ring: a message with descriptors published, nobody woken");
         drop(held);
         header.sleepers.getters.wake(&header.producers.tail.count, before, 1);
         Ok(Delivered { count: 1, doorbell: header.sleepers.doorbell.load(Relaxed) != 0 })
@@ -332,7 +333,7 @@ impl Ring {
         self.map().write_length(start, length | mark);
         let mut position = start + PREFIX;
         for part in parts {
-            super::point();
+            point("ring: a part of a message about to be copied");
             self.map().write_window(position, part);
             position += part.len() as u64;
         }
@@ -352,7 +353,7 @@ impl Ring {
         let wanted = end.next_multiple_of(WINDOW_STEP);
         let from = present.min(WINDOW);
         self.map().segment().secure(WINDOW_AT as u64 + from, wanted - from).map_err(PutError::Memory)?;
-        super::point();
+        point("ring: pages of the window secured, not noted");
         secured.store(wanted, Relaxed);
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::*;
-use crate::channel::kills;
+use crate::kills::KillTest;
 
 fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_secs(30))
@@ -53,7 +53,7 @@ fn the_descriptor_tells_the_truth_after_a_kill_anywhere() {
         }
         assert!(!readable(fd));
     };
-    kills::at_every_point(put_and_take, check);
+    KillTest::new("a queue that is polled").at_every_point(put_and_take, check);
 }
 
 #[test]

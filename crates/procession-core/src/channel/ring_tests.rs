@@ -5,7 +5,10 @@ use std::{collections::VecDeque, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::{Message, PutError, TakeError, kills};
+use crate::{
+    channel::{Message, PutError, TakeError},
+    kills::KillTest,
+};
 
 fn ring() -> Ring {
     Ring::create("test").unwrap()
@@ -245,6 +248,7 @@ fn fill(ring: &Ring, lengths: &[usize]) -> VecDeque<Vec<u8>> {
 
 #[test]
 fn a_producer_killed_anywhere_leaves_the_ring_right() {
+    let mut test = KillTest::new("a producer of a ring");
     for (lengths, length) in SCENES {
         let ring = ring();
         let mut model = fill(&ring, lengths);
@@ -266,7 +270,7 @@ fn a_producer_killed_anywhere_leaves_the_ring_right() {
             assert_eq!(take(&ring), model.pop_front().unwrap());
             number += 1;
         };
-        kills::at_every_point(call, check);
+        test.at_every_point(call, check);
         assert!(killed_first, "no point was passed");
         while let Some(bytes) = model.pop_front() {
             assert_eq!(take(&ring), bytes);
@@ -277,6 +281,7 @@ fn a_producer_killed_anywhere_leaves_the_ring_right() {
 
 #[test]
 fn a_consumer_killed_anywhere_leaves_the_ring_right() {
+    let mut test = KillTest::new("a consumer of a ring");
     for (lengths, length) in SCENES {
         let ring = ring();
         let mut model = fill(&ring, lengths);
@@ -295,12 +300,68 @@ fn a_consumer_killed_anywhere_leaves_the_ring_right() {
                 assert_eq!(take(&ring), model.pop_front().unwrap());
             }
         };
-        kills::at_every_point(|| drop(take(&ring)), check);
+        test.at_every_point(|| drop(take(&ring)), check);
         while let Some(bytes) = model.pop_front() {
             assert_eq!(take(&ring), bytes);
         }
         assert!(ring.is_empty());
     }
+}
+
+#[test]
+fn a_producer_killed_while_it_begins_the_spill_anew_leaves_the_ring_right() {
+    let ring = ring();
+    let bytes = message(77, 5_000_000);
+    // What has spilled, and was taken.
+    let spill = || {
+        put(&ring, &bytes);
+        assert_eq!(take(&ring), bytes);
+    };
+    spill();
+    let check = |_, killed: bool| {
+        if ring.is_empty() {
+            assert!(killed, "a message that was put is missing");
+        } else {
+            assert_eq!(take(&ring), bytes);
+        }
+        spill();
+        assert!(ring.is_empty());
+    };
+    KillTest::new("a producer that begins the spill anew").at_every_point(|| put(&ring, &bytes), check);
+}
+
+#[test]
+fn a_consumer_killed_while_it_gives_memory_back_leaves_the_ring_right() {
+    let ring = ring();
+    let bytes = message(77, 17 << 20);
+    // So much has been read that the next consumer gives memory back.
+    let scene = || {
+        (0..3).for_each(|_| put(&ring, &bytes));
+        assert!(take(&ring) == bytes);
+    };
+    scene();
+    let check = |_, killed: bool| {
+        assert!(ring.len() == 1 || killed && ring.len() == 2);
+        while !ring.is_empty() {
+            assert!(take(&ring) == bytes);
+        }
+        scene();
+    };
+    KillTest::new("a consumer that gives memory back").at_every_point(|| drop(take(&ring)), check);
+}
+
+#[test]
+fn a_consumer_killed_while_it_waits_is_nobody_to_wake() {
+    let ring = ring();
+    let wait = || {
+        let taken = ring.take_with(&mut Wait::timeout(Duration::from_millis(30)), bytes_of);
+        assert!(matches!(taken, Err(TakeError::Wait(WaitError::TimedOut))));
+    };
+    let check = |number: i64, _| {
+        put(&ring, &message(number as u8, 10));
+        assert_eq!(take(&ring), message(number as u8, 10));
+    };
+    KillTest::new("a consumer that waits").at_every_point(wait, check);
 }
 
 #[test]
@@ -315,7 +376,7 @@ fn a_batch_is_put_whole_or_up_to_a_message() {
             assert_eq!(take(&ring), number.to_string().as_bytes());
         }
     };
-    kills::at_every_point(call, check);
+    KillTest::new("a producer of a batch").at_every_point(call, check);
 }
 
 #[test]

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use crate::{
+    kills::point,
     loom::{AtomicU64, Ordering, fence},
     sync::{Wait, WaitError},
     sys::futex,
@@ -50,7 +51,7 @@ impl Sleepers {
         let times = self.0.fetch_add(COMING, Ordering::AcqRel) & TIMES_RIGHTED;
         // Pairs with the fence in `wake`: either the change is seen here, or the sleeper there.
         fence(Ordering::SeqCst);
-        super::point();
+        point("sleepers: counted, not asleep");
         let slept = if word.load(Ordering::Relaxed) == seen { wait.park(word, seen as u32, slice) } else { Ok(()) };
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |present| {
             // If it has been put right in the meantime, those counted now are others.

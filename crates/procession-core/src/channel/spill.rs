@@ -6,7 +6,10 @@
 use std::{io, mem::MaybeUninit, os::fd::AsFd};
 
 use super::layout::{ACCOMPANIED, Map, PREFIX, SPILL, SPILL_AT, SPILL_BASE, SPILL_HEAD, SPILL_TAIL};
-use crate::loom::Ordering::{Acquire, Relaxed, Release};
+use crate::{
+    kills::point,
+    loom::Ordering::{Acquire, Relaxed, Release},
+};
 
 /// How much that was read is left before memory is given back, and how much is kept for good.
 const STEP: u64 = 16 << 20;
@@ -59,7 +62,7 @@ impl<'a> Spill<'a> {
         self.write(position, &prefix)?;
         let mut position = position + PREFIX;
         for part in parts {
-            super::point();
+            point("spill: a part of a message about to be written");
             self.write(position, part)?;
             position += part.len() as u64;
         }
@@ -89,7 +92,7 @@ impl<'a> Spill<'a> {
             // The page at the head holds what was not read yet.
             let upto = head - head.wrapping_sub(self.base) % page_size();
             if self.discard(from, upto).is_ok() {
-                super::point();
+                point("spill: pages given back, not noted");
                 discarded.store(upto, Release);
             }
         }
@@ -111,7 +114,7 @@ pub(super) fn begin_anew(map: &Map) {
     let (_, tail) = header.producers.tail.read();
     give_back(map, &tail);
     header.consumers.discarded.store(tail[SPILL_TAIL], Release);
-    super::point();
+    point("spill: empty and given back, its beginning not moved");
     // Nobody looks at the base of an empty spill, so it may be changed in place.
     header.producers.tail.amend(SPILL_BASE, tail[SPILL_TAIL]);
 }

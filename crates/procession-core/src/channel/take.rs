@@ -9,6 +9,7 @@ use super::{
     spill::{self, Spill},
 };
 use crate::{
+    kills::point,
     loom::Ordering::{Acquire, Relaxed, Release},
     sync::{Slices, Wait, WaitError, spin},
 };
@@ -183,7 +184,7 @@ impl Ring {
                 // Its packet is behind that of the other one, where nobody can look.
                 break;
             }
-            super::point();
+            point("ring: a message about to be read");
             match read(&message) {
                 Ok(()) => {}
                 Err(_) if taken > 0 => break,
@@ -198,12 +199,12 @@ impl Ring {
         if taken == 0 {
             return Err(TakeError::Empty);
         }
-        super::point();
+        point("ring: messages read, not taken");
         if taken % 2 == 0 {
             header.consumers.head.publish(get_count + taken - 1, last_but_one);
         }
         header.consumers.head.publish(get_count + taken, head);
-        super::point();
+        point("ring: messages taken, nobody told of the room");
         if ticket != 0 {
             self.take_descriptors_out(ticket);
         }
@@ -273,7 +274,7 @@ impl Ring {
         if let Some(courier) = self.its_courier() {
             courier.take_out(ticket);
         }
-        super::point();
+        point("ring: descriptors taken out after their message");
     }
 
     #[cold]

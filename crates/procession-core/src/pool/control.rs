@@ -20,7 +20,7 @@ use super::{
     message::{Definition, TaskId},
 };
 use crate::{
-    channel::point,
+    kills::point,
     loom::{AtomicU64, Ordering},
     memory::Segment,
     process::ProcessId,
@@ -258,7 +258,7 @@ impl Control {
     /// consumer lock, before its commit.
     pub(super) fn take(&self, number: usize, sequence: u64, id: TaskId, position: u64) {
         self.note_taken(position);
-        point();
+        point("pool: a task read, not claimed");
         let claim = sequence << 16 | number as u64;
         let former = self.board().claim.load(Ordering::Relaxed);
         if former >> 16 == sequence & (u64::MAX >> 16) && former != claim {
@@ -269,26 +269,26 @@ impl Control {
                 let _ = word.compare_exchange(sequence, 0, Ordering::SeqCst, Ordering::Relaxed);
             }
         }
-        point();
+        point("pool: a former claimant's task struck out");
         self.board().claim.store(claim, Ordering::Release);
-        point();
+        point("pool: a task claimed, not named");
         let slot = self.slot(number);
         if self.board().timed.load(Ordering::Relaxed) != 0 {
             slot.began.store(now(), Ordering::Relaxed);
         }
         slot.job.store(id.job, Ordering::Relaxed);
         slot.index.store(id.index, Ordering::Relaxed);
-        point();
+        point("pool: a task named, its place not stored");
         slot.sequence.store(sequence, Ordering::Release);
-        point();
+        point("pool: a task in hand, still in the ring");
     }
 
     /// The task's result is in the result ring. Tells whether the worker may take another task.
     pub(super) fn served(&self, number: usize) -> bool {
-        point();
+        point("pool: a result sent, its task still in hand");
         let slot = self.slot(number);
         let former = slot.sequence.swap(0, Ordering::SeqCst);
-        point();
+        point("pool: a task done, not counted");
         slot.served.store(slot.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         former & CONDEMNED == 0
     }

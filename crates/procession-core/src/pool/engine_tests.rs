@@ -7,7 +7,7 @@ use super::{
     },
     *,
 };
-use crate::{channel::kills, process::ProcessId, sync::WaitError};
+use crate::{kills::KillTest, process::ProcessId, sync::WaitError};
 
 fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_secs(60))
@@ -90,6 +90,7 @@ fn tasks_are_done_by_workers_and_heard_by_many_waiters() {
 #[test]
 fn a_worker_killed_anywhere_loses_the_task_in_its_hands_and_no_other() {
     const TASKS: u64 = 4;
+    let mut test = KillTest::new("a worker");
     for retired_first in [true, false] {
         let engine = Engine::create(2).unwrap();
         let (first, second) = (engine.hire().unwrap().unwrap(), engine.hire().unwrap().unwrap());
@@ -124,7 +125,7 @@ fn a_worker_killed_anywhere_loses_the_task_in_its_hands_and_no_other() {
             engine.control.prepare(first).unwrap();
             job.replace(job_of(&engine, Order::Sequence, TASKS));
         };
-        kills::at_every_point(life, check);
+        test.at_every_point(life, check);
         // Points before the commit and behind the result were among them, and points in between.
         let (lost, kills) = (lost.into_inner(), kills.into_inner());
         assert!(lost >= 2 && lost < kills, "{lost} tasks lost in {kills} deaths");
@@ -462,7 +463,7 @@ fn a_worker_killed_anywhere_leaves_nothing_of_its_descriptors() {
         }
         engine.control.prepare(first).unwrap();
     };
-    kills::at_every_point(|| send_back(port.clone(), first, 2), check);
+    KillTest::new("a worker with descriptors").at_every_point(|| send_back(port.clone(), first, 2), check);
     let left = engine.tasks.put_count() - engine.tasks.get_count();
     send_back(port.clone(), second, left as usize);
     let (job, readers) = round.into_inner();

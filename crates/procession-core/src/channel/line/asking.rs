@@ -8,7 +8,8 @@ use std::{
 
 use super::{Area, Bell, Memory, Phase, SEQUENCE, State, Words, patience::Patience};
 use crate::{
-    channel::{Connection, ConnectionError, point},
+    channel::{Connection, ConnectionError},
+    kills::point,
     sync::Wait,
 };
 
@@ -63,7 +64,7 @@ impl Asking {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut sent = 0;
         loop {
-            point();
+            point("line: a piece of a request about to be written");
             let length = self.memory.write(Area::Requests, parts, sent);
             sent += length;
             let phase = if sent == total { Phase::Asked } else { Phase::AskedPart };
@@ -97,7 +98,7 @@ impl Asking {
                 Phase::Answered | Phase::AnsweredPart => self.memory.read(Area::Replies, state.length, reply)?,
                 _ => return Err(ConnectionError::BadLength),
             }
-            point();
+            point("line: a piece of a reply read, not noted");
             if state.phase == Phase::Answered {
                 self.unanswered = false;
                 self.handed = State { phase: Phase::Free, length: 0, ..state };
@@ -165,7 +166,7 @@ pub(super) fn asleep(
         other => other.map(drop),
     };
     Words::wakes_up(&words.client);
-    point();
+    point("line: the client woke up");
     match slept {
         // What it has answered before it ended counts.
         Err(ConnectionError::Ended) if words.state()?.phase.of_client() => return Ok(late),

@@ -11,7 +11,8 @@ use std::{
 
 use super::{Area, Bell, Memory, Phase, State, Words, patience::Patience};
 use crate::{
-    channel::{Connection, ConnectionError, point},
+    channel::{Connection, ConnectionError},
+    kills::point,
     sync::Wait,
 };
 
@@ -105,7 +106,7 @@ impl Serving {
         let sequence = self.words().state()?.sequence;
         let mut sent = 0;
         loop {
-            point();
+            point("line: a piece of a reply about to be written");
             let length = self.memory.write(Area::Replies, parts, sent);
             sent += length;
             let phase = if sent == total { Phase::Answered } else { Phase::AnsweredPart };
@@ -144,7 +145,7 @@ impl Serving {
     fn take(&self, state: State) {
         let taken = State { phase: Phase::Taken, length: 0, ..state };
         self.words().state.0.store(taken.to_word(), crate::loom::Ordering::Release);
-        point();
+        point("line: a request read and noted");
     }
 
     /// Waits until it is our turn.
@@ -165,7 +166,7 @@ impl Serving {
                 other => other.map(drop),
             };
             Words::wakes_up(&words.server);
-            point();
+            point("line: the server woke up");
             slept?;
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::channel::kills::at_every_point;
+use crate::kills::KillTest;
 
 struct Pair {
     client: Connection,
@@ -347,7 +347,7 @@ fn a_client_killed_anywhere_ends_its_line_and_nothing_else() {
         (pair, serving)
     };
     let present = RefCell::new(Some(begin()));
-    at_every_point(
+    KillTest::new("a client of a line").at_every_point_in_the_end(
         || {
             let (mut pair, _) = present.borrow_mut().take().unwrap();
             for request in requests() {
@@ -387,7 +387,7 @@ fn a_server_killed_anywhere_is_an_error_of_the_call_under_way() {
         (server, asking)
     };
     let present = RefCell::new(Some(begin()));
-    at_every_point(
+    KillTest::new("a server of a line").at_every_point_in_the_end(
         || {
             let (server, _) = present.borrow_mut().take().unwrap();
             let (mut request, wait) = (Vec::new(), &mut Wait::forever());

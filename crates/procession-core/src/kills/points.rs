@@ -1,0 +1,47 @@
+//! The list of points.
+
+/// The name of each point, and the label of the test (`KillTest::new`) that has to kill there.
+///
+/// A new point needs a line here; without, and without a test that comes by it, the tests fail.
+pub const POINTS: &[(&str, &str)] = &[
+    // channel/put.rs, channel/published.rs
+    ("ring: a part of a message about to be copied", "a producer of a ring"),
+    ("ring: pages of the window secured, not noted", "a producer of a ring"),
+    ("ring: messages in place, none published", "a producer of a ring"),
+    ("ring: a word of the next state stored, not published", "a producer of a ring"),
+    ("ring: messages published, nobody woken", "a producer of a ring"),
+    ("ring: a message in place, its descriptors not sent", "a producer with descriptors"),
+    ("ring: descriptors sent, their message not published", "a producer with descriptors"),
+    ("ring: a message with descriptors published, nobody woken", "a producer with descriptors"),
+    // channel/spill.rs
+    ("spill: a part of a message about to be written", "a producer of a ring"),
+    ("spill: pages given back, not noted", "a consumer that gives memory back"),
+    ("spill: empty and given back, its beginning not moved", "a producer that begins the spill anew"),
+    // channel/take.rs
+    ("ring: a message about to be read", "a consumer of a ring"),
+    ("ring: messages read, not taken", "a consumer of a ring"),
+    ("ring: messages taken, nobody told of the room", "a consumer of a ring"),
+    ("ring: descriptors taken out after their message", "a consumer with descriptors"),
+    // channel/sleepers.rs, channel/pollable.rs
+    ("sleepers: counted, not asleep", "a consumer that waits"),
+    ("queue: its descriptor about to change, the state unknown", "a queue that is polled"),
+    ("queue: its descriptor changed, the state still unknown", "a queue that is polled"),
+    // channel/line.rs and its folder
+    ("line: a piece of a request about to be written", "a client of a line"),
+    ("line: a piece of a reply read, not noted", "a client of a line"),
+    ("line: the client woke up", "a client of a line"),
+    ("line: a piece of a reply about to be written", "a server of a line"),
+    ("line: a request read and noted", "a server of a line"),
+    ("line: the server woke up", "a server of a line"),
+    ("line: the turn about to be given away", "a client of a line"),
+    ("line: the turn given away, nobody woken", "a client of a line"),
+    ("line: about to sleep, not looked again", "a client of a line"),
+    // pool/control.rs
+    ("pool: a task read, not claimed", "a worker"),
+    ("pool: a former claimant's task struck out", "a worker"),
+    ("pool: a task claimed, not named", "a worker"),
+    ("pool: a task named, its place not stored", "a worker"),
+    ("pool: a task in hand, still in the ring", "a worker"),
+    ("pool: a result sent, its task still in hand", "a worker"),
+    ("pool: a task done, not counted", "a worker"),
+];
