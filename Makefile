@@ -119,6 +119,19 @@ test-loom: venv
 test-python: develop
 	$(BIN)/python -m pytest -m "not tutorials" $(ARGS)
 
+## lives          a pool that starts a new worker for each of 100,000 tasks (in the tests: 2,000)
+.PHONY: lives
+LIVES ?= 100000
+lives: develop
+	PROCESSION_LIVES=$(LIVES) $(BIN)/python -m pytest -o faulthandler_timeout=0 --durations=1 \
+	  tests/deaths/test_each_task_its_own_worker.py $(ARGS)
+
+## deaths-table   what becomes of programs when processes die: the standard package, its peers, procession (docs/reliability.md)
+##                (ARGS="--only pool", "--peer pebble", "--show"; installs the peers into target/deaths-venv)
+.PHONY: deaths-table
+deaths-table: wheel
+	$(BIN)/python tools/deaths_table.py $(ARGS)
+
 ## tutorials      the tutorial programs, unmodified, under each start method
 .PHONY: tutorials
 tutorials: develop

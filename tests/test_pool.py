@@ -16,7 +16,6 @@ import pytest
 
 import processes
 import procession
-from procession import crew
 from procession import pool as pool_module
 from procession.pool import (
     AsyncResult,
@@ -230,13 +229,6 @@ def test_workers_are_replaced_after_their_tasks(ctx):
     pool.join()
 
 
-def test_many_short_lives():
-    with procession.get_context("fork").Pool(3, maxtasksperchild=1) as pool:
-        assert pool.map(square, range(200), chunksize=1) == [x * x for x in range(200)]
-        pool.close()
-        pool.join()
-
-
 # Results to be waited for
 
 
@@ -354,15 +346,6 @@ def test_an_empty_map_is_done_at_once_without_a_callback(any_pool):
     assert got == []
 
 
-def test_a_callback_that_raises_is_reported_and_the_pool_goes_on(any_pool, monkeypatch):
-    reported = []
-    monkeypatch.setattr(threading, "excepthook", reported.append)
-    result = any_pool.apply_async(square, (3,), callback=lambda value: 1 / 0)
-    assert result.get() == 9
-    assert any_pool.apply(square, (4,)) == 16
-    assert processes.eventually(lambda: [report.exc_type for report in reported] == [ZeroDivisionError])
-
-
 def test_a_callback_may_call_the_pool(pool):
     got = []
     pool.apply_async(square, (3,), callback=lambda value: got.append(pool.apply(square, (value,)))).wait()
@@ -401,60 +384,6 @@ def test_a_stream_goes_on_after_a_failure(any_pool):
         except StopIteration:
             break
     assert got == [0, 1, 2, "failed", 4, 5]
-
-
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), Outside("x"), GeneratorExit()])
-def test_whatever_is_raised_comes_back(any_pool, error):
-    with pytest.raises(type(error)) as raised:
-        any_pool.apply(raise_this, (error,))
-    assert raised.value.args == error.args
-    assert any_pool.apply(square, (3,)) == 9
-
-
-def test_exceptions_that_need_other_arguments_come_back_all_the_same(ctx):
-    with ctx.Pool(1) as pool:
-        with pytest.raises(TwoArguments, match="7: seven") as raised:
-            pool.apply(raise_two_arguments)
-        assert raised.value.code == 7
-        with pytest.raises(Unpicklable, match="x"):
-            pool.apply(raise_unpicklable)
-    pool.join()
-
-
-def test_results_that_cannot_be_sent(ctx):
-    with ctx.Pool(1) as pool:
-        with pytest.raises(MaybeEncodingError, match="lambda"):
-            pool.apply(return_lambda)
-        with pytest.raises(MaybeEncodingError, match="can't be unpickled") as raised:
-            pool.apply(undecodable)
-        assert isinstance(raised.value.__cause__, ValueError)
-        assert pool.apply(square, (3,)) == 9
-    pool.join()
-
-
-def test_what_cannot_be_pickled_is_an_error_of_the_call(pool):
-    errors = []
-    with pytest.raises(TypeError, match="lock"):
-        pool.apply(square, (threading.Lock(),))
-    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
-        pool.map(lambda x: x, range(100), chunksize=1)
-    result = pool.apply_async(square, (threading.Lock(),), error_callback=errors.append)
-    result.wait()
-    assert isinstance(errors[0], TypeError)
-    with pytest.raises(TypeError):
-        list(pool.imap(square, [1, threading.Lock()]))
-    assert pool.map(square, [1]) == [1]
-
-
-def test_a_function_the_worker_cannot_find(pool, monkeypatch):
-    def late():
-        pass
-
-    late.__qualname__ = "late"
-    monkeypatch.setattr(sys.modules[__name__], "late", late, raising=False)
-    with pytest.raises(AttributeError, match="late"):
-        pool.apply(late)
-    assert pool.apply(square, (3,)) == 9
 
 
 def test_errors_of_iterables_reach_the_consumer_in_their_place(any_pool):
@@ -517,22 +446,6 @@ def test_a_closed_pool_finishes_and_takes_no_more(ctx):
     assert all(worker.exitcode == 0 for worker in pool._pool)
 
 
-def test_a_terminated_pool_leaves_nobody_waiting(any_pool):
-    results = [any_pool.apply_async(time.sleep, (0.5,)) for _ in range(8)]
-    stream = any_pool.imap(time.sleep, [0.5] * 8)
-    waiting = threading.Thread(target=results[-1].wait)
-    waiting.start()
-    any_pool.terminate()
-    waiting.join()
-    with pytest.raises(RuntimeError, match="terminated"):
-        results[-1].get()
-    with pytest.raises(RuntimeError, match="terminated"):
-        list(stream)
-    with pytest.raises(ValueError, match="not running"):
-        with any_pool:
-            pass
-
-
 def test_terminate_is_quick_and_can_be_repeated(pool):
     pool.map_async(time.sleep, [60] * 1000, chunksize=1)
     for _ in range(2):
@@ -540,15 +453,6 @@ def test_terminate_is_quick_and_can_be_repeated(pool):
     pool.join()
     pool.join()
     assert all(worker.exitcode is not None for worker in pool._pool)
-
-
-def test_workers_that_ignore_being_told_to_end_are_killed(pool, monkeypatch):
-    import signal
-
-    monkeypatch.setattr(crew, "GRACE", 0.2)
-    pool.starmap(signal.signal, [(signal.SIGTERM, signal.SIG_IGN)] * 20, chunksize=1)
-    pool.terminate()
-    pool.join()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running:ResourceWarning")

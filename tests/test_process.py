@@ -285,7 +285,8 @@ def test_a_base_process_has_no_start_method():
         Summer().start()
 
 
-def test_many_threads_may_join_the_same_child(ctx):
+def test_threads_join_one_process(ctx):
+    """Standard package: one thread gets the status, another finds no such child, and may believe that it is alive."""
     child = ctx.Process(target=leave_by, args=("exit 7",))
     child.start()
     codes = []

@@ -517,7 +517,8 @@ def test_os_fork(here):
     assert q.get() == 1
 
 
-def test_a_fork_while_threads_put_and_get(here):
+def test_fork_while_threads_use_a_queue(here):
+    """Standard package: a lock that a thread held at the fork is never released in the child."""
     q = here.Queue()
     going = True
 

@@ -247,7 +247,8 @@ def test_register_is_looked_up_in_the_module(monkeypatch):
     made.unlink()
 
 
-def test_it_is_there_again_when_killed(tracker, recwarn):
+def test_tracker_killed(tracker, recwarn):
+    """Standard package: the same."""
     tracker.register("first", "shared_memory")
     read, written = os.pipe()
     os.close(read)

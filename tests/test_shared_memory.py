@@ -62,7 +62,8 @@ def test_a_child_that_attached_leaves_the_memory_alone(program, memory):
     SharedMemory(memory.name).close()
 
 
-def test_the_tracker_removes_what_a_killed_program_made(program):
+def test_segment_of_a_killed_program(program):
+    """Standard package: the same."""
     one = program(
         """
         import os, signal

@@ -343,7 +343,8 @@ def sleep_long():
     time.sleep(600)
 
 
-def test_a_killed_server_is_replaced_and_its_children_go_on(server):
+def test_fork_server_killed(server):
+    """Standard package: the same."""
     ctx = procession.get_context("forkserver")
     child = ctx.Process(target=sleep_long)
     child.start()

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import threading
 import time
 
@@ -487,23 +486,6 @@ def test_an_event_cleared_at_once_wakes_all_who_waited(ctx):
     for child in children:
         child.join()
         assert child.exitcode == 0
-
-
-def test_an_event_is_set_in_a_signal_handler(program):
-    started = program(
-        """
-        import os, signal, procession
-        event = procession.Event()
-        signal.signal(signal.SIGUSR1, lambda *_: event.set())
-        signal.setitimer(signal.ITIMER_REAL, 50)
-        print("ready", flush=True)
-        print(event.wait(40))
-        """
-    )
-    assert started.readline() == "ready"
-    time.sleep(0.1)
-    os.kill(started.pid, signal.SIGUSR1)
-    assert started.finish() == ("True\n", "")
 
 
 # Barriers

@@ -296,6 +296,26 @@ def is_exiting():
     return _exiting or _exiting is None
 
 
+# So many seconds a daemon has at the end of its parent to end by SIGTERM.
+DAEMONS_GRACE = 10.0
+
+
+def _end_daemons(daemons, info):
+    """Have them end, those at last that don't react to SIGTERM or are stopped: nobody waits for them for ever."""
+    import time
+
+    for child in daemons:
+        info("calling terminate() for daemon %s", child.name)
+        child._popen.terminate()
+    deadline = time.monotonic() + DAEMONS_GRACE
+    for child in daemons:
+        child.join(max(0, deadline - time.monotonic()))
+    for child in daemons:
+        if child._popen.poll() is None:
+            info("calling kill() for daemon %s", child.name)
+            child._popen.kill()
+
+
 def _exit_function(
     info=info,
     debug=debug,
@@ -313,10 +333,8 @@ def _exit_function(
     _run_finalizers(0)
     # None if somebody replaced sys.modules and the interpreter cleared the module behind these functions.
     if current_process() is not None:
-        for child in active_children():
-            if child.daemon:
-                info("calling terminate() for daemon %s", child.name)
-                child._popen.terminate()
+        if daemons := [child for child in active_children() if child.daemon]:
+            _end_daemons(daemons, info)
         for child in active_children():
             info("calling join() for process %s", child.name)
             child.join()

@@ -45,10 +45,11 @@ def hold(ready, lock, times=1):
 # Holders
 
 
-@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore"])
-@pytest.mark.parametrize("arguments", [(), (True, 30), (False,)], ids=["forever", "timeout", "at once"])
-def test_what_a_killed_process_held_is_recovered(ctx, kind, arguments):
-    lock = getattr(ctx, kind)()
+ACQUIRE = pytest.mark.parametrize("arguments", [(), (True, 30), (False,)], ids=["forever", "timeout", "at once"])
+
+
+def recovered(ctx, lock, arguments):
+    """What a killed process held is got by who comes next, with a warning that names the dead."""
     child = started(ctx, hold, lock)
     assert not lock.acquire(timeout=0.05)
     kill(child)
@@ -60,6 +61,25 @@ def test_what_a_killed_process_held_is_recovered(ctx, kind, arguments):
     assert not lock.locked()
     with lock:
         pass
+
+
+@ACQUIRE
+def test_lock_holder_killed(ctx, arguments):
+    """Standard package and billiard: nobody ever gets it again. The peers that have pools alone have no lock."""
+    recovered(ctx, ctx.Lock(), arguments)
+
+
+@ACQUIRE
+def test_rlock_holder_killed(ctx, arguments):
+    """Standard package and billiard: nobody ever gets it again."""
+    recovered(ctx, ctx.RLock(), arguments)
+
+
+@ACQUIRE
+@pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
+def test_semaphore_holder_killed(ctx, kind, arguments):
+    """Standard package and billiard: its permits are gone for ever."""
+    recovered(ctx, getattr(ctx, kind)(), arguments)
 
 
 def test_a_waiter_gets_the_lock_of_a_process_killed_meanwhile(ctx):
@@ -119,7 +139,8 @@ def hold_condition(ready, condition):
         time.sleep(600)
 
 
-def test_the_lock_of_a_condition_is_recovered(ctx):
+def test_condition_holder_killed(ctx):
+    """Standard package and billiard: nobody ever gets its lock again, and so nobody can notify."""
     condition = ctx.Condition()
     child = started(ctx, hold_condition, condition)
     kill(child)
@@ -137,7 +158,8 @@ def wait_for_condition(ready, condition, done):
     done.release()
 
 
-def test_a_killed_waiter_gets_no_notification(ctx):
+def test_condition_waiter_killed(ctx):
+    """Standard package and billiard: `notify` waits for the dead to say that it woke up, and keeps the lock."""
     condition, done = ctx.Condition(), ctx.Semaphore(0)
     dead = started(ctx, wait_for_condition, condition, done)
     living = started(ctx, wait_for_condition, condition, done)
@@ -170,7 +192,8 @@ def wait_for_event(ready, event):
     event.wait()
 
 
-def test_set_does_not_wait_for_a_killed_waiter(ctx):
+def test_event_waiter_killed(ctx):
+    """Standard package and billiard: `set` waits for the dead to say that it woke up."""
     event = ctx.Event()
     child = started(ctx, wait_for_event, event)
     asleep(child)
@@ -181,12 +204,34 @@ def test_set_does_not_wait_for_a_killed_waiter(ctx):
     assert event.wait(1)
 
 
+def test_event_set_in_a_signal_handler(program):
+    """Standard package and billiard: the handler waits for the lock that the interrupted wait holds."""
+    started = program(
+        """
+        import os, signal, procession
+        event = procession.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: event.set())
+        signal.setitimer(signal.ITIMER_REAL, 50)
+        print("ready", flush=True)
+        print(event.wait(40))
+        """
+    )
+    assert started.readline() == "ready"
+    time.sleep(0.1)
+    os.kill(started.pid, signal.SIGUSR1)
+    assert started.finish() == ("True\n", "")
+
+
 def arrive(ready, barrier):
     ready.release()
     barrier.wait()
 
 
-def test_a_barrier_does_not_wait_for_a_killed_waiter(ctx):
+def test_barrier_waiter_killed(ctx):
+    """Standard package and billiard: the last to arrive waits for the dead to say that it woke up.
+
+    Here the dead has arrived, as it would have if it had died a moment later.
+    """
     barrier = ctx.Barrier(2)
     child = started(ctx, arrive, barrier)
     assert processes.eventually(lambda: barrier.n_waiting == 1)

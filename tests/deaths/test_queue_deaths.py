@@ -10,6 +10,7 @@ import pytest
 
 import processes
 import procession
+from procession import connection
 
 # Of one byte each, so that a torn message shows. Small ones, some of several pages, and one that the window can't hold.
 SIZES = [20, 300, 9000, 120_000, 5_000_000]
@@ -45,7 +46,8 @@ def killed(process):
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_producers_are_killed_in_the_midst_of_messages(ctx):
+def test_queue_putter_killed(ctx):
+    """Standard package and billiard: half a message is left, `get` waits for the rest of it, past its timeout."""
     chance = random.Random(1)
     q, start = ctx.Queue(20), ctx.Event()
     victims = [ctx.Process(target=put_for_ever, args=(q, number, start)) for number in range(6)]
@@ -113,8 +115,17 @@ def sleep_in_put(q):
     q.put("never")
 
 
-def test_waiting_consumers_are_killed(ctx):
-    q = ctx.Queue()
+def test_queue_getter_killed(ctx):
+    """Standard package and billiard: it had the readers' lock, and nobody else can get anything any more."""
+    consumers_killed(ctx, ctx.Queue())
+
+
+def test_simple_queue_getter_killed(ctx):
+    """Standard package and billiard: it had the readers' lock, and nobody else can get anything any more."""
+    consumers_killed(ctx, ctx.SimpleQueue())
+
+
+def consumers_killed(ctx, q):
     victims = [ctx.Process(target=sleep_in_get, args=(q,)) for _ in range(3)]
     for victim in victims:
         victim.start()
@@ -155,7 +166,8 @@ def put_and_die(q):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_was_put_outlives_the_producer(ctx):
+def test_queue_put_then_killed(ctx):
+    """Standard package and billiard: what a thread had not yet written to the pipe goes with the process."""
     q = ctx.Queue()
     child = ctx.Process(target=put_and_die, args=(q,))
     child.start()
@@ -202,11 +214,11 @@ def test_a_poller_sees_what_a_killed_producer_left():
     child.start()
     got = []
     while len(got) < 3:
-        assert procession.connection.wait([fd], 30)
+        assert connection.wait([fd], 30)
         got.append(q.get_nowait())
     killed(child)
     assert got == [0, 1, 2]
-    assert procession.connection.wait([fd], 0) == []
+    assert connection.wait([fd], 0) == []
 
 
 def test_memory_that_is_lacking_is_an_error(program):

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -68,16 +69,8 @@ def pool(ctx):
     pool.join()
 
 
-@pytest.mark.parametrize(
-    ("call", "exitcode", "text"),
-    [
-        ((kill_myself, ()), -signal.SIGKILL, "killed by SIGKILL"),
-        ((os._exit, (0,)), 0, "exited with code 0"),
-        ((os._exit, (3,)), 3, "exited with code 3"),
-        ((abort, ()), -signal.SIGABRT, "killed by SIGABRT"),
-    ],
-)
-def test_a_death_fails_its_own_task_and_no_other(pool, call, exitcode, text):
+def fails_alone(pool, call, exitcode, text):
+    """The task whose worker dies fails, and says how it died; no other does."""
     lost = pool.apply_async(*call)
     others = [pool.apply_async(identity, (x,)) for x in range(20)]
     with pytest.raises(WorkerLostError, match=text) as raised:
@@ -90,7 +83,30 @@ def test_a_death_fails_its_own_task_and_no_other(pool, call, exitcode, text):
     assert processes.eventually(lambda: len([w for w in pool._pool if w.is_alive()]) == 2)
 
 
-def test_a_map_fails_with_the_death_of_one_of_its_workers(pool):
+@pytest.mark.parametrize(
+    ("call", "exitcode", "text"),
+    [
+        ((kill_myself, ()), -signal.SIGKILL, "killed by SIGKILL"),
+        ((abort, ()), -signal.SIGABRT, "killed by SIGABRT"),
+    ],
+)
+def test_task_kills_its_worker(pool, call, exitcode, text):
+    """Standard package: the task is waited for for ever.
+
+    ProcessPoolExecutor, loky and mpire: all tasks fail, and the pool is of no more use. billiard tells after 10 s.
+    pebble: as here.
+    """
+    fails_alone(pool, call, exitcode, text)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_task_exits_its_worker(pool, code):
+    """The same as where it is killed, in all of them."""
+    fails_alone(pool, (os._exit, (code,)), code, f"exited with code {code}")
+
+
+def test_map_loses_a_worker(pool):
+    """Standard package: `map` waits for ever. ProcessPoolExecutor, loky and mpire: the pool is of no more use."""
     with pytest.raises(WorkerLostError, match="SIGKILL") as raised:
         pool.map(kill_at_three, range(8), chunksize=2)
     assert raised.value.task == 1
@@ -98,7 +114,8 @@ def test_a_map_fails_with_the_death_of_one_of_its_workers(pool):
 
 
 @pytest.mark.parametrize("name", ["imap", "imap_unordered"])
-def test_a_stream_goes_on_after_a_death(pool, name):
+def test_stream_loses_a_worker(pool, name):
+    """Standard package: the stream stops there for ever. pebble alone gives the results of the others, too."""
     stream = getattr(pool, name)(kill_at_three, itertools.chain(range(6)))
     got, lost = [], 0
     for _ in range(6):
@@ -111,13 +128,54 @@ def test_a_stream_goes_on_after_a_death(pool, name):
         next(stream)
 
 
+class DeathOnItsWay(bytes):
+    """A large result whose process is killed while it is sent, if the delay is right."""
+
+    def __new__(cls, size, delay):
+        made = super().__new__(cls, size)
+        made.delay = delay
+        return made
+
+    def __reduce__(self):
+        threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return bytes, (bytes(self),)
+
+
+def large_and_deadly(size, delay):
+    return DeathOnItsWay(size, delay)
+
+
+def test_worker_killed_while_publishing():
+    """Standard package: half a result is left in the pipe, and no result of anybody comes any more.
+
+    ProcessPoolExecutor, loky and mpire: all tasks fail, and the pool is of no more use.
+    """
+    size = 16 << 20
+    with procession.get_context("fork").Pool(2) as pool:
+        for delay in (0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016):
+            lost = pool.apply_async(large_and_deadly, (size, delay))
+            others = [pool.apply_async(identity, (x,)) for x in range(20)]
+            try:
+                assert lost.get() == bytes(size)
+            except WorkerLostError as error:
+                assert error.exitcode == -signal.SIGKILL
+            for x, other in enumerate(others):
+                # The timer may strike when the worker has the next task.
+                try:
+                    assert other.get() == x
+                except WorkerLostError as error:
+                    assert error.exitcode == -signal.SIGKILL
+    pool.join()
+
+
 def test_error_callbacks_hear_of_deaths(pool):
     heard = []
     pool.apply_async(kill_myself, error_callback=heard.append).wait()
     assert [type(error) for error in heard] == [WorkerLostError]
 
 
-def test_idle_workers_that_die_are_replaced(pool):
+def test_worker_killed_while_it_waits(pool):
+    """Standard package: one of them had the lock of the queue of tasks, so that no other gets any more, for ever."""
     pool.map(identity, range(8), chunksize=1)
     former = [worker.pid for worker in pool._pool]
     for pid in former:
@@ -157,8 +215,8 @@ def test_the_task_fails_while_a_callback_is_awaited():
     assert got == [1, 2]
 
 
-@pytest.mark.parametrize(("initializer", "arguments"), [(fail_to_begin, ()), (exit_at_once, (7,)), (kill_myself, ())])
-def test_workers_that_never_get_ready_do_not_come_for_ever(ctx, initializer, arguments, capfd):
+def given_up(ctx, initializer, arguments):
+    """The pool fails all calls, and starts no more workers."""
     with ctx.Pool(2, initializer, arguments) as pool:
         for call in (
             lambda: pool.apply(identity, (1,)),
@@ -169,16 +227,29 @@ def test_workers_that_never_get_ready_do_not_come_for_ever(ctx, initializer, arg
                 call()
         pool.close()
         pool.join()
+
+
+@pytest.mark.parametrize(("initializer", "arguments"), [(exit_at_once, (7,)), (kill_myself, ())])
+def test_initializer_keeps_dying(ctx, initializer, arguments):
+    """Standard package: new workers are started for ever, and the call waits for ever."""
+    given_up(ctx, initializer, arguments)
+
+
+def test_initializer_keeps_failing(ctx, capfd):
+    """Standard package: new workers are started for ever, each prints a traceback, and the call waits for ever."""
+    given_up(ctx, fail_to_begin, ())
     assert capfd.readouterr().err.count("Traceback") <= 6
 
 
-def test_a_few_early_deaths_are_got_over(ctx, tmp_path):
+def test_worker_killed_at_start(ctx, tmp_path):
+    """ProcessPoolExecutor and loky: the pool is broken. The standard package gets over it, too."""
     with ctx.Pool(1, die_unless, (tmp_path / "begun",)) as pool:
         assert pool.apply(identity, (1,)) == 1
     pool.join()
 
 
-def test_closing_does_not_wait_for_the_dead(ctx):
+def test_close_after_a_death(ctx):
+    """Standard package: `join` waits for the result of the dead, for ever."""
     pool = ctx.Pool(2)
     results = [pool.apply_async(pid_after, (0.1,)) for _ in range(6)]
     results.append(pool.apply_async(kill_myself))
@@ -243,7 +314,8 @@ STREAM = """pool = ctx.Pool(2)
 
 
 @pytest.mark.parametrize("body", [WITH, WITHOUT, STREAM], ids=["with", "without", "stream"])
-def test_ctrl_c_ends_the_program_with_one_traceback(program, method, body):
+def test_ctrl_c(program, method, body):
+    """Standard package: a traceback for each worker, and programs that wait in `join` need another Ctrl-C or two."""
     running = program(CTRL_C.format(body=body), method)
     assert running.readline() == "at work"
     assert running.readline() == "at work"
@@ -271,7 +343,8 @@ PARENT = """
 """
 
 
-def test_workers_end_with_their_parent(program, method):
+def test_program_killed_with_busy_workers(program, method):
+    """Standard package and ProcessPoolExecutor: they finish their tasks first, if those ever end."""
     running = program(PARENT, method)
     assert running.readline() == "at work"
     assert running.readline() == "at work"
@@ -335,7 +408,8 @@ def test_results_at_the_very_end_of_a_program(program):
 
 
 @pytest.mark.parametrize("with_callback", [False, True])
-def test_a_callback_may_wait_for_a_task_whose_worker_dies(with_callback):
+def test_callback_waits_for_a_dead_worker(with_callback):
+    """Standard package: a callback that waits for any result of its pool waits for ever."""
     heard = []
 
     def wait_for_other(_):

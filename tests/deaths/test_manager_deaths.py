@@ -86,7 +86,8 @@ def eventually_waits(seconds=0.3):
 
 @pytest.mark.parametrize("how", [hold, hold_in_with])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_killed_client_held_is_given_back(manager, kind, how, printed):
+def test_manager_lock_holder_killed(manager, kind, how, printed):
+    """Standard package: the thread that served the client is gone, and nobody ever gets the lock again."""
     lock = getattr(manager, kind)()
     child = started(how, lock)
     assert not lock.acquire(False)
@@ -331,7 +332,8 @@ def wait_for_condition(ready, condition, done=None):
     done.put(os.getpid())
 
 
-def test_a_killed_waiter_swallows_no_notification(manager):
+def test_manager_condition_waiter_killed(manager):
+    """Standard package: the thread that serves the dead takes the notification, so nobody else wakes up."""
     condition, done = manager.Condition(), FORK.SimpleQueue()
     dead = [started(wait_for_condition, condition, done) for _ in range(2)]
     living = started(wait_for_condition, condition, done)
@@ -512,7 +514,8 @@ def call_and_tell(ready, results, call):
 
 
 @pytest.mark.parametrize("what", ["get", "acquire", "wait for event", "wait for condition", "barrier"])
-def test_a_killed_server_is_told_at_once_to_those_who_wait(manager, what):
+def test_manager_server_killed(manager, what):
+    """Standard package: EOFError or ConnectionResetError as well, without a word of what is gone."""
     q, lock, event, condition, barrier = (
         manager.Queue(),
         manager.Lock(),
