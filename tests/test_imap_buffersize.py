@@ -47,7 +47,8 @@ def imap(request, pool):
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
-def test_no_more_is_taken_than_there_is_room_for(imap, size):
+def test_endless_iterable(imap, size):
+    """Standard package, ProcessPoolExecutor, loky, pebble: take items until there is no more memory. mpire: as here."""
     items = Counted()
     results = imap(identity, items, buffersize=size)
     for taken_out in range(5):

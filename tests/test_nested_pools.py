@@ -72,7 +72,8 @@ def pool(ctx):
     pool.join()
 
 
-def test_a_task_may_have_a_pool(pool, method):
+def test_pool_in_a_task(pool, method):
+    """Standard package and billiard: AssertionError. ProcessPoolExecutor, loky, pebble: as here."""
     assert pool.starmap(sum_of_squares, [(method, 4), (method, 5), (method, 6)]) == [14, 30, 55]
 
 
@@ -108,7 +109,8 @@ def test_the_tree_ends_with_a_pool_that_is_terminated(ctx, method, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_tree_of_three_levels_ends_with_the_program(program, tmp_path, method, number):
+def test_tree_dies_with_its_root(program, tmp_path, method, number):
+    """Standard package: a busy worker ends its task first; so does what it has started."""
     running = program(
         """
         import os, sys, time

@@ -178,6 +178,46 @@ def test_queue_put_then_killed(ctx):
     assert q.get() == "last"
 
 
+def put_much(q):
+    q.put(bytes(1 << 20))
+    q.put("last")
+
+
+def test_queue_joined_before_it_is_drained(ctx):
+    """Standard package and billiard: the child waits for somebody to take what is in its queue, and `join` for it."""
+    q = ctx.Queue()
+    child = ctx.Process(target=put_much, args=(q,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert (len(q.get()), q.get()) == (1 << 20, "last")
+
+
+def send_for_ever(conn, other_end):
+    # Whoever else has this end open keeps the reader waiting.
+    other_end.close()
+    while True:
+        conn.send_bytes(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_pipe_writer_killed(ctx, duplex):
+    """Standard package: the reader gets EOFError or OSError, as here."""
+    for _ in range(3):
+        ours, theirs = ctx.Pipe(duplex)
+        child = ctx.Process(target=send_for_ever, args=(theirs, ours))
+        child.start()
+        theirs.close()
+        assert len(ours.recv_bytes()) == 1 << 20
+        # It waits for the rest of a message to be read.
+        assert processes.eventually(lambda pid=child.pid: processes.status(pid).state == "S")
+        killed(child)
+        with pytest.raises((EOFError, OSError)):
+            for _ in range(3):
+                ours.recv_bytes()
+        ours.close()
+
+
 def take_and_die(q):
     q.get()
     q.task_done()
