@@ -41,6 +41,10 @@ def __getattr__(name):
         from .takeover import install
 
         return install
+    if name == "shared_array":
+        from .arrays import shared_array
+
+        return globals().setdefault(name, shared_array)
     if name == "reducer" and name in __all__:
         return context._default_context.reducer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@
 //! hot is Python, in the package beside this module.
 
 mod acquire;
+mod array;
 mod auth;
 mod barrier;
 mod condition;
@@ -34,6 +35,8 @@ pub mod _core {
 
     use crate::{mapping, method, process};
 
+    #[pymodule_export]
+    use super::array::ArrayMemory;
     #[pymodule_export]
     use super::auth::{_create_response, _verify_challenge, answer_challenge, authenticate, deliver_challenge};
     #[pymodule_export]

@@ -6,6 +6,7 @@ mod cell;
 mod named;
 mod segment;
 mod shared;
+mod travelling;
 mod words;
 
 pub use arena::{Block, BlockHandle};
@@ -15,4 +16,5 @@ pub use named::Named;
 pub(crate) use segment::HEADER;
 pub use segment::{Segment, SegmentId};
 pub use shared::{Atomics, Shared};
+pub use travelling::{Travelling, Whereabouts, sweep};
 pub use words::OutOfRange;

@@ -174,6 +174,11 @@ impl Segment {
         })
     }
 
+    /// The segment with this id, if this process has it.
+    pub fn known(id: SegmentId) -> Option<Self> {
+        registered(|known| known.get(&id).and_then(Weak::upgrade)).map(Self)
+    }
+
     fn map(fd: OwnedFd, length: usize, id: SegmentId) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice disturbs no other.
         let base = unsafe {
