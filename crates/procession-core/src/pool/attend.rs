@@ -1,6 +1,9 @@
 //! The thread that attends to a pool: what it waits for in [`Engine::run`], and how a pool ends.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{Timespec, epoll},
@@ -11,7 +14,7 @@ use super::{
     control::Overdue,
     engine::{DOORBELL, Engine, Event, Phase, State},
     job::Job,
-    message::{self, ResultHeader, TaskHeader},
+    message::{self, ResultHeader, TaskHeader, Verdict},
 };
 
 /// For how long to leave it when there is no memory, the first time and at most.
@@ -30,18 +33,18 @@ impl Engine {
     pub fn run(&self) -> io::Result<Event> {
         let mut pause = PAUSE;
         loop {
+            let all_given = self.submit_again();
             let rest = {
                 let mut state = self.state();
+                let next_limit = self.look_for_overdue(&mut state);
                 if let Some(event) = self.next_event(&mut state) {
                     return Ok(event);
                 }
-                match self.look_for_overdue(&state) {
-                    Ok(rest) => rest,
-                    Err(slot) => return Ok(Event::Overdue(slot)),
-                }
-                .into_iter()
-                .chain((state.stops_due > 0).then_some(LONGEST_PAUSE))
-                .min()
+                let owed = state.stops_due > 0 || !all_given;
+                let rest = next_limit.into_iter().chain(owed.then_some(LONGEST_PAUSE)).min();
+                // None, too, if it lies beyond what the clock can say.
+                state.next_look = rest.and_then(|rest| Instant::now().checked_add(rest));
+                rest
             };
             self.listen(rest)?;
             if self.poll_all() {
@@ -65,6 +68,7 @@ impl Engine {
         self.listen(Some(Duration::ZERO))?;
         self.poll_all();
         let mut state = self.state();
+        self.look_for_overdue(&mut state);
         Ok(if state.phase == Phase::Terminated { None } else { self.next_event(&mut state) })
     }
 
@@ -77,6 +81,9 @@ impl Engine {
         }
         if let Some(slot) = state.ended.pop_front() {
             return Some(Event::Ended(slot));
+        }
+        if let Some(slot) = state.to_kill.pop_front() {
+            return Some(Event::Condemned(slot));
         }
         if state.phase == Phase::Closed && state.dispatch.is_idle() {
             state.phase = Phase::Stopping;
@@ -139,6 +146,7 @@ impl Engine {
         let jobs = state.dispatch.give_up();
         // Those that are done, too, if the face was not told of them: it never will be.
         let finished = std::mem::take(&mut state.finished);
+        state.again.clear();
         drop(state);
         for job in jobs.into_iter().chain(finished) {
             job.settle();
@@ -159,21 +167,22 @@ impl Engine {
         }
     }
 
-    /// Looks whether a worker has been at its task for too long. Returns one that has, and else when to look again.
-    fn look_for_overdue(&self, state: &State) -> Result<Option<Duration>, usize> {
-        let Some(limit) = state.limit else {
-            return Ok(None);
-        };
+    /// Condemns workers whose tasks have had their time. Tells when to look again.
+    fn look_for_overdue(&self, state: &mut State) -> Option<Duration> {
+        // A task that is taken from now on has all its time.
+        let mut soonest = state.dispatch.shortest_limit()?;
         // The count is read before the slots are, as in `retire`.
         let takes = self.tasks.get_count();
-        // A task that is taken from now on has all its time.
-        let mut soonest = limit;
         for &slot in &state.hired {
-            match self.control.overdue(slot, takes, limit) {
-                Overdue::Yes => return Err(slot),
+            match self.control.overdue(slot, takes) {
+                Overdue::Yes => {
+                    state.condemned.insert(slot, Verdict::Overdue);
+                    state.to_kill.push_back(slot);
+                }
                 Overdue::In(left) => soonest = soonest.min(left),
+                Overdue::Never => {}
             }
         }
-        Ok(Some(soonest))
+        Some(soonest)
     }
 }

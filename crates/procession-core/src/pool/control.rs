@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     alarm::Alarm,
-    message::{Definition, TaskId},
+    message::{Definition, TaskHeader, TaskId},
 };
 use crate::{
     kills::point,
@@ -45,8 +45,6 @@ struct Board {
     taken: AtomicU64,
     /// How many slots there are. Written once.
     slots: AtomicU64,
-    /// 1 if workers are to note when they take a task. Written by the parent, before there are workers.
-    timed: AtomicU64,
 }
 
 /// A worker's place.
@@ -68,8 +66,8 @@ struct Slot {
     ready: AtomicU64,
     /// How many results it has sent.
     served: AtomicU64,
-    /// When it took the task, by the clock of [`now`], if the board says that this is wanted. Written before `sequence`.
-    began: AtomicU64,
+    /// When the task is to be done, by the clock of [`now`]; 0: whenever it likes. Written before `sequence`.
+    deadline: AtomicU64,
 }
 
 /// Marks the `sequence` of a worker that is going to be killed.
@@ -84,10 +82,12 @@ fn now() -> u64 {
 /// What [`Control::overdue`] finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// It has had more than the limit. Its worker takes no other task after it, and is to be killed.
+    /// It has had its time. Its worker takes no other task after it, and is to be killed.
     Yes,
-    /// It has this long left, or, if there is none, a task that is taken now would have.
+    /// It has this long left.
     In(Duration),
+    /// There is no task, or it may take as long as it likes.
+    Never,
 }
 
 impl Slot {
@@ -110,6 +110,14 @@ pub(super) struct Remains {
     pub(super) process: Option<ProcessId>,
     /// Whether it had got so far as to take tasks.
     pub(super) ready: bool,
+}
+
+/// The task a dead worker had in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InHand {
+    pub(super) id: TaskId,
+    /// Whether the worker was going to be killed for it.
+    pub(super) condemned: bool,
 }
 
 impl Control {
@@ -182,7 +190,7 @@ impl Control {
     pub(super) fn prepare(&self, number: usize) -> io::Result<()> {
         let slot = self.slot(number);
         self.segment.secure((SLOTS + number * size_of::<Slot>()) as u64, size_of::<Slot>() as u64)?;
-        for word in [&slot.sequence, &slot.ready, &slot.process, &slot.served, &slot.began] {
+        for word in [&slot.sequence, &slot.ready, &slot.process, &slot.served, &slot.deadline] {
             word.store(0, Ordering::SeqCst);
         }
         Ok(())
@@ -201,10 +209,11 @@ impl Control {
     /// worker's end.
     ///
     /// See PROTOCOL.md, "a worker dies about to take a task": a place beyond the count was never taken by it.
-    pub(super) fn in_hand(&self, number: usize, takes: u64) -> Option<TaskId> {
+    pub(super) fn in_hand(&self, number: usize, takes: u64) -> Option<InHand> {
         let slot = self.slot(number);
-        let sequence = slot.sequence.load(Ordering::SeqCst) & !CONDEMNED;
-        (1..=takes).contains(&sequence).then(|| slot.task())
+        let sequence = slot.sequence.load(Ordering::SeqCst);
+        let condemned = sequence & CONDEMNED != 0;
+        (1..=takes).contains(&(sequence & !CONDEMNED)).then(|| InHand { id: slot.task(), condemned })
     }
 
     /// How many results the worker of a slot has sent.
@@ -212,29 +221,28 @@ impl Control {
         self.slot(number).served.load(Ordering::Relaxed)
     }
 
-    /// Has workers note when they take a task.
-    pub(super) fn note_times(&self) {
-        self.board().timed.store(1, Ordering::SeqCst);
-    }
-
-    /// Whether the worker of a slot has been at its task for longer than `limit`. If so, it is condemned, of which is
-    /// told once. `takes` is the task ring's count of takes, read before.
+    /// Whether the task of the worker of a slot has had its time. If so, the worker is condemned, of which is told once.
+    /// `takes` is the task ring's count of takes, read before.
     ///
     /// See PROTOCOL.md, "A task has had its time".
-    pub(super) fn overdue(&self, number: usize, takes: u64, limit: Duration) -> Overdue {
+    pub(super) fn overdue(&self, number: usize, takes: u64) -> Overdue {
         let slot = self.slot(number);
         let sequence = slot.sequence.load(Ordering::SeqCst);
         if !(1..=takes).contains(&sequence) {
-            return Overdue::In(limit);
+            return Overdue::Never;
         }
         // It may be that of a later task by now, and then the task in question is done.
-        let elapsed = Duration::from_nanos(now().saturating_sub(slot.began.load(Ordering::Acquire)));
-        if let Some(left) = limit.checked_sub(elapsed) {
-            return Overdue::In(left);
+        let deadline = slot.deadline.load(Ordering::Acquire);
+        if deadline == 0 {
+            return Overdue::Never;
+        }
+        let left = deadline.saturating_sub(now());
+        if left > 0 {
+            return Overdue::In(Duration::from_nanos(left));
         }
         match slot.sequence.compare_exchange(sequence, sequence | CONDEMNED, Ordering::SeqCst, Ordering::Relaxed) {
             Ok(_) => Overdue::Yes,
-            Err(_) => Overdue::In(limit),
+            Err(_) => Overdue::Never,
         }
     }
 
@@ -256,7 +264,8 @@ impl Control {
 
     /// Publishes that the worker takes the task whose place in the ring is `sequence`. Called under the task ring's
     /// consumer lock, before its commit.
-    pub(super) fn take(&self, number: usize, sequence: u64, id: TaskId, position: u64) {
+    pub(super) fn take(&self, number: usize, sequence: u64, task: &TaskHeader) {
+        let TaskHeader { id, position, limit, .. } = *task;
         self.note_taken(position);
         point("pool: a task read, not claimed");
         let claim = sequence << 16 | number as u64;
@@ -273,9 +282,8 @@ impl Control {
         self.board().claim.store(claim, Ordering::Release);
         point("pool: a task claimed, not named");
         let slot = self.slot(number);
-        if self.board().timed.load(Ordering::Relaxed) != 0 {
-            slot.began.store(now(), Ordering::Relaxed);
-        }
+        // Most have no limit, and need no look at the clock.
+        slot.deadline.store(if limit == 0 { 0 } else { now().saturating_add(limit) }, Ordering::Relaxed);
         slot.job.store(id.job, Ordering::Relaxed);
         slot.index.store(id.index, Ordering::Relaxed);
         point("pool: a task named, its place not stored");
@@ -340,55 +348,69 @@ mod tests {
         TaskId { job: 3, index }
     }
 
+    fn header(index: u64, position: u64) -> TaskHeader {
+        TaskHeader { id: task(index), position, ..TaskHeader::STOP }
+    }
+
+    fn in_hand(control: &Control, number: usize, takes: u64) -> Option<TaskId> {
+        control.in_hand(number, takes).map(|in_hand| in_hand.id)
+    }
+
     #[test]
     fn a_task_is_in_hand_from_its_commit_to_its_result() {
         let control = Control::create(2).unwrap();
         control.prepare(0).unwrap();
-        assert_eq!(control.in_hand(0, 5), None);
-        control.take(0, 6, task(7), 100);
-        assert_eq!(control.in_hand(0, 5), None, "published, not taken");
-        assert_eq!(control.in_hand(0, 6), Some(task(7)));
+        assert_eq!(in_hand(&control, 0, 5), None);
+        control.take(0, 6, &header(7, 100));
+        assert_eq!(in_hand(&control, 0, 5), None, "published, not taken");
+        assert_eq!(in_hand(&control, 0, 6), Some(task(7)));
         assert_eq!(control.at_work(0), Some(task(7)));
         control.served(0);
-        assert_eq!(control.in_hand(0, 6), None);
+        assert_eq!(in_hand(&control, 0, 6), None);
     }
 
     #[test]
     fn a_task_claimed_by_the_dead_belongs_to_who_takes_it() {
         let control = Control::create(2).unwrap();
-        control.take(0, 6, task(7), 100);
+        control.take(0, 6, &header(7, 100));
         // The worker of slot 0 dies before its commit; slot 1 gets the consumer lock.
-        control.take(1, 6, task(7), 100);
-        assert_eq!(control.in_hand(0, 6), None);
-        assert_eq!(control.in_hand(1, 6), Some(task(7)));
+        control.take(1, 6, &header(7, 100));
+        assert_eq!(in_hand(&control, 0, 6), None);
+        assert_eq!(in_hand(&control, 1, 6), Some(task(7)));
         // A slot that has taken another task since is left alone.
-        control.take(0, 7, task(8), 200);
+        control.take(0, 7, &header(8, 200));
         assert_eq!(control.taken(), 200);
-        assert_eq!(control.in_hand(0, 7), Some(task(8)));
-        assert_eq!(control.in_hand(1, 7), Some(task(7)));
+        assert_eq!(in_hand(&control, 0, 7), Some(task(8)));
+        assert_eq!(in_hand(&control, 1, 7), Some(task(7)));
     }
 
     #[test]
     fn a_task_that_has_had_its_time_condemns_its_worker_and_no_other_task() {
         const LIMIT: Duration = Duration::from_millis(20);
+        let limited = |index, limit: Duration| TaskHeader { limit: limit.as_nanos() as u64, ..header(index, 100) };
         let control = Control::create(1).unwrap();
-        control.note_times();
-        control.take(0, 6, task(7), 100);
+        control.take(0, 5, &header(6, 100));
+        assert_eq!(control.overdue(0, 5), Overdue::Never, "it may take as long as it likes");
+        control.served(0);
+        control.take(0, 6, &limited(7, LIMIT));
         std::thread::sleep(LIMIT * 2);
-        assert_eq!(control.overdue(0, 5, LIMIT), Overdue::In(LIMIT), "published, not taken");
-        assert!(matches!(control.overdue(0, 6, Duration::from_secs(60)), Overdue::In(left) if left > LIMIT));
-        assert_eq!(control.overdue(0, 6, LIMIT), Overdue::Yes);
-        assert_eq!(control.overdue(0, 6, LIMIT), Overdue::In(LIMIT), "told once");
-        assert_eq!(control.in_hand(0, 6), Some(task(7)));
+        assert_eq!(control.overdue(0, 5), Overdue::Never, "published, not taken");
+        assert_eq!(control.in_hand(0, 6), Some(InHand { id: task(7), condemned: false }));
+        assert_eq!(control.overdue(0, 6), Overdue::Yes);
+        assert_eq!(control.overdue(0, 6), Overdue::Never, "told once");
+        assert_eq!(control.in_hand(0, 6), Some(InHand { id: task(7), condemned: true }));
         assert_eq!(control.at_work(0), Some(task(7)));
         assert!(!control.served(0), "it is going to be killed");
         assert_eq!(control.in_hand(0, 6), None);
         // The next worker of the slot has the whole time.
         control.prepare(0).unwrap();
-        control.take(0, 7, task(8), 200);
-        assert!(matches!(control.overdue(0, 7, LIMIT * 1000), Overdue::In(left) if left > LIMIT));
+        control.take(0, 7, &limited(8, LIMIT * 10_000));
+        assert!(matches!(control.overdue(0, 7), Overdue::In(left) if left > LIMIT && left <= LIMIT * 10_000));
         assert!(control.served(0));
         assert_eq!(control.served_by(0), 1);
+        // What would end after the clock does never ends.
+        control.take(0, 8, &TaskHeader { limit: u64::MAX, ..header(9, 300) });
+        assert!(matches!(control.overdue(0, 8), Overdue::In(left) if left > LIMIT));
     }
 
     #[test]

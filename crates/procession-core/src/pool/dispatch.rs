@@ -1,10 +1,15 @@
 //! Which jobs are under way, and what follows from what is heard of them. Nothing here waits, sleeps or reads a ring.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     job::{Job, Order, Outcome},
     message::TaskId,
+    terms::Terms,
 };
 
 /// The jobs whose outcomes are not all in.
@@ -14,6 +19,8 @@ pub(super) struct Dispatch {
     jobs: HashMap<u64, Arc<Job>>,
     /// How many of them the face wants to be told of.
     notifying: usize,
+    /// How long tasks of jobs under way may take, and how many jobs it is for each.
+    limits: BTreeMap<Duration, usize>,
     /// The pool is terminated: every later job is given up at once.
     over: bool,
 }
@@ -31,13 +38,16 @@ pub(super) enum Change {
 
 impl Dispatch {
     /// A new job, of no tasks as yet.
-    pub(super) fn open(&mut self, order: Order, notify: bool) -> Arc<Job> {
+    pub(super) fn open(&mut self, order: Order, notify: bool, terms: Terms) -> Arc<Job> {
         self.last += 1;
-        let job = Arc::new(Job::new(self.last, order, notify));
+        let job = Arc::new(Job::new(self.last, order, notify, terms));
         if self.over {
             job.give_up();
         } else {
             self.notifying += usize::from(notify);
+            if let Some(limit) = terms.limit {
+                *self.limits.entry(limit).or_default() += 1;
+            }
             self.jobs.insert(self.last, job.clone());
         }
         job
@@ -53,6 +63,11 @@ impl Dispatch {
             self.notifying += 1;
         }
         true
+    }
+
+    /// A task was lost with its worker. Returns its job if it is to be given to another worker.
+    pub(super) fn lose(&self, id: TaskId) -> Option<Arc<Job>> {
+        self.jobs.get(&id.job).filter(|job| job.lose(id.index)).cloned()
     }
 
     /// The outcome of a task. Those of unknown tasks, and second ones, change nothing.
@@ -82,6 +97,14 @@ impl Dispatch {
         }
         self.jobs.remove(&job.id());
         self.notifying -= usize::from(job.notifies());
+        if let Some(limit) = job.terms().limit
+            && let Some(count) = self.limits.get_mut(&limit)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.limits.remove(&limit);
+            }
+        }
         Change::Done(job)
     }
 
@@ -89,6 +112,7 @@ impl Dispatch {
     pub(super) fn give_up(&mut self) -> Vec<Arc<Job>> {
         self.over = true;
         self.notifying = 0;
+        self.limits.clear();
         let jobs: Vec<_> = self.jobs.drain().map(|(_, job)| job).collect();
         for job in &jobs {
             job.give_up();
@@ -104,6 +128,11 @@ impl Dispatch {
     /// How many jobs are under way.
     pub(super) fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// The shortest limit of a job that is under way.
+    pub(super) fn shortest_limit(&self) -> Option<Duration> {
+        self.limits.keys().next().copied()
     }
 
     /// Whether the face wants to know of the end of any job that is under way.
@@ -129,7 +158,7 @@ mod tests {
     #[test]
     fn a_job_ends_with_its_last_outcome() {
         let mut dispatch = Dispatch::default();
-        let job = dispatch.open(Order::Collected, true);
+        let job = dispatch.open(Order::Collected, true, Terms::default());
         job.make(9);
         assert!(matches!(dispatch.seal(job.id(), 2), Change::Progress(_)));
         let task = |index| TaskId { job: job.id(), index };
@@ -147,7 +176,7 @@ mod tests {
     #[test]
     fn the_face_may_ask_later_on_to_be_told() {
         let mut dispatch = Dispatch::default();
-        let job = dispatch.open(Order::Collected, false);
+        let job = dispatch.open(Order::Collected, false, Terms::default());
         job.make(9);
         dispatch.seal(job.id(), 1);
         for _ in 0..2 {
@@ -171,7 +200,7 @@ mod tests {
     #[test]
     fn a_stream_ends_when_its_length_is_known_and_reached() {
         let mut dispatch = Dispatch::default();
-        let job = dispatch.open(Order::Sequence, false);
+        let job = dispatch.open(Order::Sequence, false, Terms::default());
         job.make(9);
         let first = TaskId { job: job.id(), index: 0 };
         assert!(matches!(dispatch.deliver(first, outcome(Verdict::Done)), Change::Progress(_)));
@@ -181,14 +210,34 @@ mod tests {
     #[test]
     fn after_giving_up_every_job_is_given_up() {
         let mut dispatch = Dispatch::default();
-        let before = dispatch.open(Order::Collected, false);
+        let before = dispatch.open(Order::Collected, false, Terms::default());
         let ended = dispatch.give_up();
         assert_eq!(ended.iter().map(|job| job.id()).collect::<Vec<_>>(), [before.id()]);
-        let after = dispatch.open(Order::Sequence, false);
+        let after = dispatch.open(Order::Sequence, false, Terms::default());
         for job in [before, after] {
             assert!(matches!(job.next(), Next::Outcome(_, outcome) if outcome.verdict == Verdict::Terminated));
             assert!(matches!(job.next(), Next::End));
         }
         assert!(dispatch.is_idle());
+    }
+
+    #[test]
+    fn the_shortest_limit_is_that_of_jobs_under_way() {
+        let mut dispatch = Dispatch::default();
+        let seconds = |number| Some(Duration::from_secs(number));
+        let mut open = |limit| {
+            let job = dispatch.open(Order::Collected, false, Terms { limit: seconds(limit), ..Terms::default() });
+            job.make(0);
+            dispatch.seal(job.id(), 1);
+            job.id()
+        };
+        let (one, also_one, two) = (open(1), open(1), open(2));
+        for (job, then) in [(one, seconds(1)), (also_one, seconds(2)), (two, None)] {
+            dispatch.deliver(TaskId { job, index: 0 }, outcome(Verdict::Done));
+            assert_eq!(dispatch.shortest_limit(), then);
+        }
+        dispatch.open(Order::Collected, false, Terms { limit: seconds(1), ..Terms::default() });
+        dispatch.give_up();
+        assert_eq!(dispatch.shortest_limit(), None);
     }
 }

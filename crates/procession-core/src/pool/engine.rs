@@ -10,24 +10,26 @@
 //! reader hears it, after all that the worker had sent before.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{EventfdFlags, epoll};
 
 use super::{
-    control::Control,
+    control::{Control, InHand},
     dispatch::Dispatch,
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
+    retry,
     supervisor::{Reaction, Supervisor},
+    terms::Terms,
     worker::{self, Port},
 };
 use crate::{channel::Ring, process, sync::Wait};
@@ -44,9 +46,9 @@ pub enum Event {
     Finished(Arc<Job>),
     /// The worker of this slot has ended: reap it, and call [`Engine::retire`].
     Ended(usize),
-    /// The worker of this slot has been at a task for longer than the [limit](Engine::limit): kill it. Its end is told
-    /// as any other, and the task is lost with it, unless its result comes after all.
-    Overdue(usize),
+    /// The worker of this slot is condemned, as its task has had its time: kill it. Its end is told as any other, and
+    /// the task is [`Verdict::Overdue`] with it, unless its result comes after all.
+    Condemned(usize),
     /// The pool was closed, everything is done and all workers have ended; or it was terminated.
     Over,
 }
@@ -101,8 +103,16 @@ pub(super) struct State {
     hopeless: Option<Vec<u8>>,
     /// How many words to stop are still to be sent.
     pub(super) stops_due: usize,
-    /// How long a worker may be at a task.
-    pub(super) limit: Option<Duration>,
+    /// How long a worker may be at a task of a job that says nothing of it.
+    limit: Option<Duration>,
+    /// Until when the thread in `run` sleeps, if it sleeps and not for ever.
+    pub(super) next_look: Option<Instant>,
+    /// The slots of workers that are going to be killed, and what becomes of the tasks they are at.
+    pub(super) condemned: BTreeMap<usize, Verdict>,
+    /// Those of them that the face is still to be told of.
+    pub(super) to_kill: VecDeque<usize>,
+    /// Tasks that are to be given to workers again, by job and index.
+    pub(super) again: VecDeque<(Arc<Job>, u64)>,
     /// How many results the workers sent that have ended.
     done_before: u64,
 }
@@ -172,6 +182,10 @@ impl Engine {
                 hopeless: None,
                 stops_due: 0,
                 limit: None,
+                next_look: None,
+                condemned: BTreeMap::new(),
+                to_kill: VecDeque::new(),
+                again: VecDeque::new(),
                 done_before: 0,
             }),
             definitions: Mutex::default(),
@@ -225,8 +239,9 @@ impl Engine {
         Ok(epoll::add(&self.poller, sentinel, epoll::EventData::new_u64(slot as u64 + 1), once)?)
     }
 
-    /// The worker of a slot has ended, or could not be started. The task it had in hand, if any, is lost, and `payload`
-    /// is what its outcome will hold. Tells what to do next.
+    /// The worker of a slot has ended, or could not be started. The task it had in hand, if any, is given to another
+    /// worker if it has [retries](Terms::retries) left, and else lost, and `payload` is what its outcome will hold. Tells
+    /// what to do next.
     pub fn retire(&self, slot: usize, payload: &[u8]) -> Reaction {
         let remains = self.control.remains(slot);
         if let Some(dead) = remains.process {
@@ -235,10 +250,18 @@ impl Engine {
         }
         // The count is read before the slot is: see PROTOCOL.md, "a worker dies about to take a task".
         let takes = self.tasks.get_count();
-        if let Some(id) = self.control.in_hand(slot, takes) {
-            self.announce(ResultHeader { id, verdict: Verdict::Lost }, payload);
-        }
+        let in_hand = self.control.in_hand(slot, takes);
         let mut state = self.state();
+        state.to_kill.retain(|other| *other != slot);
+        let sentence = state.condemned.remove(&slot);
+        if let Some(InHand { id, condemned }) = in_hand {
+            let verdict = sentence.filter(|_| condemned).unwrap_or(Verdict::Lost);
+            drop(state);
+            self.announce(ResultHeader { id, verdict }, payload);
+            // Perhaps nobody waits for it, and it is to be tried again.
+            self.poll_all();
+            state = self.state();
+        }
         if state.hired.remove(&slot) {
             state.done_before += self.control.served_by(slot);
         }
@@ -281,11 +304,10 @@ impl Engine {
         }
     }
 
-    /// From now on no worker may be at a task for longer than `limit`, or a millisecond, if that is longer. To be called
-    /// before there are workers.
+    /// From now on no worker may be at a task for longer than `limit`, or a millisecond, if that is longer, unless the
+    /// [terms](Terms::limit) of its job say otherwise. For jobs that are opened later on.
     pub fn limit(&self, limit: Duration) {
-        self.control.note_times();
-        self.state().limit = Some(limit.max(Duration::from_millis(1)));
+        self.state().limit = Some(limit);
     }
 
     /// What the pool is doing.
@@ -321,18 +343,28 @@ impl Engine {
 
     /// A new job. With `notify`, [`run`](Self::run) tells when it is done.
     pub fn open(&self, order: Order, notify: bool) -> Arc<Job> {
-        self.open_in(&mut self.state(), order, notify)
+        self.open_with(order, notify, Terms::default())
+    }
+
+    /// [`open`](Self::open), with terms for all tasks of the job.
+    pub fn open_with(&self, order: Order, notify: bool, terms: Terms) -> Arc<Job> {
+        self.open_in(&mut self.state(), order, notify, terms)
     }
 
     /// As [`open`](Self::open), unless the pool has been closed or terminated. A job that is opened so is done before
     /// the workers are told to stop, whatever other threads do meanwhile. If its number of tasks is known already, it
     /// need not be [sealed](Self::seal).
     pub fn admit(&self, order: Order, notify: bool, total: Option<u64>) -> Option<Arc<Job>> {
+        self.admit_with(order, notify, total, Terms::default())
+    }
+
+    /// [`admit`](Self::admit), with terms for all tasks of the job.
+    pub fn admit_with(&self, order: Order, notify: bool, total: Option<u64>, terms: Terms) -> Option<Arc<Job>> {
         let mut state = self.state();
         if state.phase != Phase::Open {
             return None;
         }
-        let job = self.open_in(&mut state, order, notify);
+        let job = self.open_in(&mut state, order, notify, terms);
         if let Some(total) = total {
             let change = state.dispatch.seal(job.id(), total);
             self.effect(&mut state, change);
@@ -340,8 +372,14 @@ impl Engine {
         Some(job)
     }
 
-    fn open_in(&self, state: &mut State, order: Order, notify: bool) -> Arc<Job> {
-        let job = state.dispatch.open(order, notify);
+    fn open_in(&self, state: &mut State, order: Order, notify: bool, terms: Terms) -> Arc<Job> {
+        let job = state.dispatch.open(order, notify, terms.or_limit(state.limit));
+        if let Some(limit) = job.terms().limit
+            && state.next_look.is_none_or(|next| next.saturating_duration_since(Instant::now()) > limit)
+        {
+            // The thread in `run` would sleep through it.
+            self.ring_doorbell();
+        }
         if notify {
             if job.is_done() {
                 job.settle();
@@ -398,11 +436,22 @@ impl Engine {
         let length: usize = payload.iter().map(|part| part.len()).sum();
         job.make(index);
         let position = self.submitted.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
-        let header = TaskHeader { id: TaskId { job: job.id(), index }, definition, mode, position }.to_bytes();
-        message::put_with(&self.tasks, &header, payload, descriptors, || {
+        let id = TaskId { job: job.id(), index };
+        let mut header = TaskHeader { id, definition, mode, position, ..TaskHeader::STOP };
+        let terms = job.terms();
+        terms.mark(&mut header);
+        let header = header.to_bytes();
+        if terms.retries > 0 {
+            job.keep(index, retry::Message::copy_of(&header, payload, descriptors)?);
+        }
+        let put = message::put_with(&self.tasks, &header, payload, descriptors, || {
             // Where workers are, or the last of them is mourned, room will be made.
             if self.is_terminated() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
-        })
+        });
+        if put.is_err() && terms.retries > 0 {
+            job.forget(index);
+        }
+        put
     }
 
     /// Whether so much is still to be taken by workers that more had better wait, for the memory it would need.
@@ -480,3 +529,7 @@ impl Engine {
 #[cfg(all(test, not(loom)))]
 #[path = "engine_tests.rs"]
 mod tests;
+
+#[cfg(all(test, not(loom)))]
+#[path = "terms_tests.rs"]
+mod terms_tests;

@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{kills::KillTest, process::ProcessId, sync::WaitError};
 
-fn soon() -> Wait<'static> {
+pub(super) fn soon() -> Wait<'static> {
     Wait::timeout(Duration::from_secs(60))
 }
 
 /// A job with so many tasks, each with its own number as the payload.
-fn job_of(engine: &Engine, order: Order, tasks: u64) -> Arc<Job> {
+pub(super) fn job_of(engine: &Engine, order: Order, tasks: u64) -> Arc<Job> {
     let job = engine.open(order, false);
     for index in 0..tasks {
         engine.submit(&job, index, Definition::default(), 7, &[b"task ", &index.to_le_bytes()]).unwrap();
@@ -24,7 +24,7 @@ fn job_of(engine: &Engine, order: Order, tasks: u64) -> Arc<Job> {
 }
 
 /// Does at most so many tasks: sends back what it got. Returns how many there were.
-fn work(engine: &Engine, slot: usize, most: usize, mut wait: Wait<'_>) -> usize {
+pub(super) fn work(engine: &Engine, slot: usize, most: usize, mut wait: Wait<'_>) -> usize {
     let worker = Worker::enter(engine.port(), slot).unwrap();
     worker.ready();
     let mut done = 0;
@@ -40,7 +40,7 @@ fn work(engine: &Engine, slot: usize, most: usize, mut wait: Wait<'_>) -> usize 
 }
 
 /// All outcomes of a job, waited for.
-fn outcomes(engine: &Engine, job: &Arc<Job>) -> Vec<(u64, Outcome)> {
+pub(super) fn outcomes(engine: &Engine, job: &Arc<Job>) -> Vec<(u64, Outcome)> {
     let mut all = Vec::new();
     loop {
         match job.next() {
@@ -51,7 +51,7 @@ fn outcomes(engine: &Engine, job: &Arc<Job>) -> Vec<(u64, Outcome)> {
     }
 }
 
-fn expect_done(index: u64, outcome: &Outcome) {
+pub(super) fn expect_done(index: u64, outcome: &Outcome) {
     assert_eq!(outcome.verdict, Verdict::Done);
     assert_eq!(outcome.payload(), [b"task ", &index.to_le_bytes()[..]].concat());
 }
@@ -304,7 +304,7 @@ fn a_worker_that_takes_too_long_is_pointed_out() {
     let worker = Worker::enter(engine.port(), slow).unwrap();
     let task = worker.take(&mut soon()).unwrap().unwrap();
     assert_eq!(work(&engine, quick, 1, soon()), 1);
-    assert!(matches!(engine.run().unwrap(), Event::Overdue(slot) if slot == slow));
+    assert!(matches!(engine.run().unwrap(), Event::Condemned(slot) if slot == slow));
     assert_eq!(engine.statistics(), Statistics { done: 1, queued: 1, at_work: 1 });
     // It gets done while it is about to be killed: its result counts, and it harms no other task.
     worker.finish(task.id(), Verdict::Done, &[task.payload()]).unwrap();

@@ -4,12 +4,16 @@ use std::{
     collections::{BTreeSet, VecDeque},
     os::fd::OwnedFd,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64},
     },
 };
 
-use super::message::{Arrived, ResultHeader, Verdict};
+use super::{
+    message::{Arrived, ResultHeader, Verdict},
+    retry::{Kept, Message},
+    terms::Terms,
+};
 use crate::{
     loom::{AtomicU32, Ordering},
     sys::futex,
@@ -20,13 +24,16 @@ use crate::{
 pub struct Outcome {
     /// What became of it.
     pub verdict: Verdict,
+    /// How many workers have died of it, where that is counted: of tasks that have [retries](Terms::retries), and of
+    /// those that are lost.
+    pub deaths: u32,
     /// Header and payload, as they came out of the ring.
     message: Arrived,
 }
 
 impl Outcome {
     pub(super) fn new(verdict: Verdict, message: Arrived) -> Self {
-        Self { verdict, message }
+        Self { verdict, deaths: u32::from(verdict == Verdict::Lost), message }
     }
 
     /// The face's bytes.
@@ -69,6 +76,7 @@ pub enum Next {
 pub struct Job {
     id: u64,
     order: Order,
+    terms: Terms,
     /// Whether the face wants to be told when it is done. Set under the engine's lock.
     notify: AtomicBool,
     done: AtomicBool,
@@ -94,6 +102,8 @@ struct State {
     /// As they came.
     by_arrival: VecDeque<(u64, Outcome)>,
     failure: Option<(u64, Outcome)>,
+    /// The tasks without an outcome, if they may be retried.
+    kept: Kept,
     abandoned: bool,
 }
 
@@ -127,10 +137,11 @@ impl Received {
 }
 
 impl Job {
-    pub(super) fn new(id: u64, order: Order, notify: bool) -> Self {
+    pub(super) fn new(id: u64, order: Order, notify: bool, terms: Terms) -> Self {
         Self {
             id,
             order,
+            terms,
             notify: AtomicBool::new(notify),
             done: AtomicBool::new(false),
             settled: AtomicBool::new(!notify),
@@ -148,6 +159,11 @@ impl Job {
     /// Its number in the pool, from one on.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What holds for each of its tasks.
+    pub fn terms(&self) -> Terms {
+        self.terms
     }
 
     /// Whether the face is told of its end.
@@ -252,9 +268,29 @@ impl Job {
         self.made.fetch_max(index.saturating_add(1), Ordering::Relaxed);
     }
 
+    /// Keeps a task that may be retried, before anything can have come of it.
+    pub(super) fn keep(&self, index: u64, message: Message) {
+        self.state().kept.insert(index, message);
+    }
+
+    /// It was not submitted after all.
+    pub(super) fn forget(&self, index: u64) {
+        self.state().kept.remove(index);
+    }
+
+    /// A task that is to be given to another worker.
+    pub(super) fn kept(&self, index: u64) -> Option<Arc<Message>> {
+        self.state().kept.message(index)
+    }
+
+    /// A task was lost with its worker. Tells whether it is to be given to another one; never if it has an outcome already.
+    pub(super) fn lose(&self, index: u64) -> bool {
+        self.terms.retries > 0 && self.state().kept.lose(index, self.terms.retries)
+    }
+
     /// Adds an outcome; one that was heard of already is dropped, and so is one of a task that was never made. Tells
     /// whether it was new.
-    pub(super) fn deliver(&self, index: u64, outcome: Outcome) -> bool {
+    pub(super) fn deliver(&self, index: u64, mut outcome: Outcome) -> bool {
         // What leads from the making of a task to its outcome passes through the locks of the rings.
         if index >= self.made.load(Ordering::Relaxed) {
             return false;
@@ -263,6 +299,7 @@ impl Job {
         if !state.received.insert(index) {
             return false;
         }
+        outcome.deaths += state.kept.remove(index);
         if state.abandoned || state.failure.is_some() {
             // Nobody will ask for it.
         } else if self.order == Order::Arrival {
@@ -322,6 +359,7 @@ impl Job {
             };
             state.total = Some(missing);
         }
+        state.kept.clear();
         self.done.store(true, Ordering::Release);
     }
 
@@ -355,7 +393,7 @@ mod tests {
 
     /// With a hundred tasks.
     fn job(id: u64, order: Order) -> Job {
-        let job = Job::new(id, order, false);
+        let job = Job::new(id, order, false, Terms::default());
         job.make(99);
         job
     }

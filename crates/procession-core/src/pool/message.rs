@@ -47,11 +47,15 @@ pub struct TaskHeader {
     pub mode: u32,
     /// How many bytes of payload were ever submitted, these included: what tells how much is still to be taken.
     pub position: u64,
+    /// How long a worker may be at it, in nanoseconds, or 0: as long as it likes.
+    pub limit: u64,
+    /// After how many nanoseconds it is to be asked to come to an end, or 0: never.
+    pub soft_limit: u64,
 }
 
 impl TaskHeader {
     /// How long the encoded form is.
-    pub const LENGTH: usize = 48;
+    pub const LENGTH: usize = 64;
 
     /// The word to stop: the worker that takes it ends.
     pub const STOP: Self = Self {
@@ -59,6 +63,8 @@ impl TaskHeader {
         definition: Definition { number: 0, length: 0, offset: 0 },
         mode: 0,
         position: 0,
+        limit: 0,
+        soft_limit: 0,
     };
 
     /// As bytes.
@@ -71,6 +77,8 @@ impl TaskHeader {
         bytes[24..32].copy_from_slice(&self.definition.offset.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.mode.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.position.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.limit.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.soft_limit.to_le_bytes());
         bytes
     }
 
@@ -82,6 +90,8 @@ impl TaskHeader {
             definition: Definition { number: short(bytes, 16), length: short(bytes, 20), offset: long(bytes, 24) },
             mode: short(bytes, 32),
             position: long(bytes, 40),
+            limit: long(bytes, 48),
+            soft_limit: long(bytes, 56),
         })
     }
 }
@@ -104,12 +114,14 @@ pub enum Verdict {
     Refused = 5,
     /// Not of a task: the job has as many parts as the index says.
     End = 6,
+    /// It had its time, and its worker was killed for that; the payload says how it ended.
+    Overdue = 7,
 }
 
 impl Verdict {
     fn from_number(number: u32) -> Option<Self> {
-        use Verdict::{Done, End, Failed, Lost, Refused, Terminated, Unserved};
-        [Done, Failed, Lost, Unserved, Terminated, Refused, End].into_iter().find(|it| *it as u32 == number)
+        use Verdict::{Done, End, Failed, Lost, Overdue, Refused, Terminated, Unserved};
+        [Done, Failed, Lost, Unserved, Terminated, Refused, End, Overdue].into_iter().find(|it| *it as u32 == number)
     }
 }
 
@@ -264,12 +276,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn task_headers_come_back(job: u64, index: u64, number: u32, length: u32, offset: u64, mode: u32, position: u64) {
+        fn task_headers_come_back(
+            (job, index, number, length, offset) in any::<(u64, u64, u32, u32, u64)>(),
+            (mode, position, limit, soft_limit) in any::<(u32, u64, u64, u64)>(),
+        ) {
             let header = TaskHeader {
                 id: TaskId { job, index },
                 definition: Definition { number, length, offset },
                 mode,
                 position,
+                limit,
+                soft_limit,
             };
             let mut message = header.to_bytes().to_vec();
             message.extend_from_slice(b"payload");
@@ -278,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn result_headers_come_back_and_unknown_verdicts_do_not(job: u64, index: u64, number in 0..9u32) {
+        fn result_headers_come_back_and_unknown_verdicts_do_not(job: u64, index: u64, number in 0..12u32) {
             let mut bytes = ResultHeader { id: TaskId { job, index }, verdict: Verdict::Done }.to_bytes();
             bytes[16..20].copy_from_slice(&number.to_le_bytes());
             match ResultHeader::from_bytes(&bytes) {
@@ -286,7 +303,7 @@ mod tests {
                     prop_assert_eq!(header.verdict as u32, number);
                     prop_assert_eq!(header.to_bytes(), bytes);
                 }
-                None => prop_assert!(number > 6),
+                None => prop_assert!(number > 7),
             }
         }
 

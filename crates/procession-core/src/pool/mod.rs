@@ -16,11 +16,14 @@ mod engine;
 mod job;
 mod message;
 mod reader;
+mod retry;
 mod supervisor;
+mod terms;
 mod worker;
 
 pub use engine::{Engine, Event, Statistics};
 pub use job::{Job, Next, Order, Outcome};
 pub use message::{Definition, TaskId, Verdict};
 pub use supervisor::Reaction;
+pub use terms::Terms;
 pub use worker::{Port, Task, Worker};

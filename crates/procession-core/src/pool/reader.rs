@@ -179,6 +179,12 @@ impl Engine {
         for message in messages {
             self.hear(&mut state, message);
         }
+        let again = !state.again.is_empty();
+        drop(state);
+        if again && !self.submit_again() {
+            // The thread in `run` tries it again.
+            self.ring_doorbell();
+        }
         taken
     }
 
@@ -187,6 +193,9 @@ impl Engine {
         let Some(header) = ResultHeader::from_bytes(&message.bytes).filter(|header| header.id.job != 0) else {
             return;
         };
+        if header.verdict == Verdict::Lost && state.retry(header.id) {
+            return;
+        }
         let change = match header.verdict {
             Verdict::End => state.dispatch.seal(header.id.job, header.id.index),
             verdict => state.dispatch.deliver(header.id, Outcome::new(verdict, message)),

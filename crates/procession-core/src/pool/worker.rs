@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
@@ -115,6 +116,12 @@ impl Task {
         self.header.mode
     }
 
+    /// For how long it may be run before it is to be asked to come to an end: see
+    /// [`Terms::soft_limit`](super::Terms::soft_limit).
+    pub fn soft_limit(&self) -> Option<Duration> {
+        (self.header.soft_limit != 0).then(|| Duration::from_nanos(self.header.soft_limit))
+    }
+
     /// What it is to be applied to.
     pub fn payload(&self) -> &[u8] {
         &self.message[TaskHeader::LENGTH..]
@@ -173,7 +180,7 @@ impl Worker {
                 message.replace(&mut bytes)?;
                 let descriptors = message.descriptors()?;
                 if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
-                    self.port.control.take(self.slot, message.sequence() + 1, header.id, header.position);
+                    self.port.control.take(self.slot, message.sequence() + 1, &header);
                 }
                 Ok((bytes, descriptors))
             });

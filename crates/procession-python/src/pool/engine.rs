@@ -115,7 +115,7 @@ impl PoolEngine {
             match py.detach(&event)? {
                 Some(Event::Over) | None => return Ok(None),
                 // No limit was set: the standard package has none.
-                Some(Event::Overdue(_)) => {}
+                Some(Event::Condemned(_)) => {}
                 Some(Event::Ended(place)) => return place.into_py_any(py).map(Some),
                 Some(Event::Finished(job)) => {
                     let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());

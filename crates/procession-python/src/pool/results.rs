@@ -94,7 +94,7 @@ impl Call {
                     |reason| PyErr::from_value(reason.into_bound(py).into_any()),
                 ));
             }
-            Verdict::Lost | Verdict::Unserved => {
+            Verdict::Lost | Verdict::Overdue | Verdict::Unserved => {
                 let taken = outcome.verdict == Verdict::Lost;
                 let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 let function = kept.as_ref().map(|(_, function)| function.clone_ref(py));

@@ -191,7 +191,7 @@ impl Crew {
             match self.engine.run() {
                 Ok(Event::Finished(job)) => self.conclude(&job),
                 Ok(Event::Ended(slot)) => self.replace(slot),
-                Ok(Event::Overdue(slot)) => self.end_overdue(slot),
+                Ok(Event::Condemned(slot)) => self.end_overdue(slot),
                 Ok(Event::Over) => break,
                 Err(error) => {
                     // Somebody closed the pool's descriptors: nothing would ever be heard of it again.

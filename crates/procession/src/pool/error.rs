@@ -207,7 +207,7 @@ pub(super) fn error_of(outcome: &Outcome) -> Option<TaskError> {
             Ok(Failure::Unsendable(why)) => TaskError::Unsendable(why),
             Err(error) => unreadable(error),
         },
-        Verdict::Lost => postcard::from_bytes(payload).map_or_else(unreadable, End::lost),
+        Verdict::Lost | Verdict::Overdue => postcard::from_bytes(payload).map_or_else(unreadable, End::lost),
         Verdict::Unserved => {
             postcard::from_bytes(payload).map_or_else(unreadable, |end: End| TaskError::NoWorkers(end.describe()))
         }
