@@ -77,10 +77,10 @@ $(VENV)/.developed: $(VENV)/.tools $(SOURCES)
 	@touch $@
 
 # As pip does when it installs a package. Without, where PYTHONDONTWRITEBYTECODE is set, each spawned child compiles our
-# modules anew, and those of the standard package not.
+# modules anew, and those of the standard package not; nor are the modules of the benchmark a part of what is measured.
 .PHONY: compiled
 compiled: develop
-	@$(BIN)/python -m compileall -q python/procession
+	@$(BIN)/python -m compileall -q python/procession benches
 
 ## lint           rustfmt, clippy, rustdoc, ruff, mypy, and the stubs against the extension
 .PHONY: lint

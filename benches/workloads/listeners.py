@@ -1,7 +1,6 @@
 """Listener and Client: round trips over sockets, and the time until a connection that both sides trust is there."""
 
 import os
-import tempfile
 
 from . import crew, expect, workload
 
@@ -25,6 +24,9 @@ def call(address, connection, count):
 def listening(mp, family, jobs, here):
     """A listener of the family, in `here(listener)`, and those who connect to it."""
     ctx = mp.get_context("fork")
+    # Spawned children of the other workloads import this module as well.
+    import tempfile
+
     connection = __import__(mp.__name__ + ".connection", fromlist=["connection"])
     with tempfile.TemporaryDirectory() as folder:
         address = ("localhost", 0) if family == "AF_INET" else os.path.join(folder, "socket")

@@ -34,12 +34,12 @@ def process_fork(mp, count):
     return start_and_join(mp, "fork", count)
 
 
-@workload("Process: start and join by forkserver", count=60, unit="ms", target=3)
+@workload("Process: start and join by forkserver", count=60, unit="ms", target=5)
 def process_forkserver(mp, count):
     return start_and_join(mp, "forkserver", count)
 
 
-@workload("Process: start and join by spawn", count=10, quick=3, unit="ms", target=1.3)
+@workload("Process: start and join by spawn", count=10, quick=3, unit="ms", target=1.8)
 def process_spawn(mp, count):
     return start_and_join(mp, "spawn", count)
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-import threading
+from _thread import _local
 
 from . import process
 
@@ -353,7 +353,8 @@ def _force_start_method(method):
 
 
 # The process that this thread is starting, while it pickles what the child is to get.
-_tls = threading.local()
+# `threading.local` under its own name, as `threading` is not imported by children that have no use for it.
+_tls = _local()
 
 
 def get_spawning_popen():

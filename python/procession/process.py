@@ -3,7 +3,6 @@
 import itertools
 import os
 import sys
-import threading
 from _weakrefset import WeakSet
 
 from . import _core
@@ -277,7 +276,8 @@ class BaseProcess:
             if self.daemon or self._config.get("pooled"):
                 _end_with_parent()
             util._name_log_records()
-            if threading._HAVE_THREAD_NATIVE_ID:
+            threading = sys.modules.get("threading")
+            if threading is not None and threading._HAVE_THREAD_NATIVE_ID:
                 threading.main_thread()._set_native_id()
             self._after_fork()
             del parents_own
@@ -293,7 +293,8 @@ class BaseProcess:
                 sys.stderr.write(f"Process {self.name}:\n")
                 traceback.print_exc()
         finally:
-            threading._shutdown()
+            if (threading := sys.modules.get("threading")) is not None:
+                threading._shutdown()
             util.info("process exiting with exitcode %d", code)
             util._flush_std_streams()
         return code
@@ -384,6 +385,9 @@ def _end_with_parent():
 
             util.info("this process cannot follow its parent: %s", error)
 
+
+# The writing end of the pipe to the resource tracker, as this process was started with it: few ever import that.
+_family_tracker = None
 
 # The standard package's module of this name, if that package is used beside this one: see `beside`.
 _standard = None

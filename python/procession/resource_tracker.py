@@ -17,6 +17,8 @@ import threading
 import time
 import warnings
 
+from . import process
+
 __all__ = ["ensure_running", "register", "unregister"]
 
 _HAVE_SIGMASK = True
@@ -233,7 +235,7 @@ class ResourceTracker:
     def _launch(self):
         import signal
 
-        from . import process, spawn, util
+        from . import spawn, util
 
         self._is_ancestor = process.parent_process() is None
         self._family_fd()
@@ -423,6 +425,8 @@ def __getattr__(name):
 
 
 _resource_tracker = ResourceTracker()
+# A child that was spawned has it from its parent.
+_resource_tracker._fd = process._family_tracker
 ensure_running = _resource_tracker.ensure_running
 register = _resource_tracker.register
 unregister = _resource_tracker.unregister

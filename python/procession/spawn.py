@@ -2,7 +2,6 @@
 
 import os
 import sys
-import types
 
 from . import process, util
 
@@ -97,17 +96,23 @@ def get_command_line(**kwds):
     if getattr(sys, "frozen", False):
         return [sys.executable, _FORKING, *(f"{name}={value!r}" for name, value in kwds.items())]
     arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
-    return [*new_interpreter(__name__, "spawn_main", arguments), _FORKING]
+    return [*new_interpreter(__name__, "spawn_main", arguments, uncollected=True), _FORKING]
 
 
-def new_interpreter(module, function, arguments):
-    """The command line of an interpreter that calls a function of this package, with arguments as they are written."""
-    steps = [f"from {module} import {function}", f"{function}({arguments})"]
+def new_interpreter(module, function, arguments, uncollected=False):
+    """The command line of an interpreter that calls a function of this package, with arguments as they are written.
+
+    With `uncollected`, the collector doesn't look for garbage in what is imported to get there, now or later: there is
+    none, and each look takes the longer the more there is. At the end of a process it looks several times.
+    """
+    steps = [f"from {module} import {function}"]
     folder = _folder_to_tell()
     if folder is not None:
         # In front, so that it is this very package; and not for longer than it takes.
-        steps = ["import sys", f"sys.path.insert(0, {folder!r})", steps[0], "del sys.path[0]", steps[1]]
-    program = "; ".join(steps)
+        steps = ["import sys", f"sys.path.insert(0, {folder!r})", *steps, "del sys.path[0]"]
+    if uncollected:
+        steps = ["import gc", "gc.disable()", *steps, "import _pickle", "gc.freeze()", "gc.enable()"]
+    program = "; ".join([*steps, f"{function}({arguments})"])
     return [get_executable(), *util._args_from_interpreter_flags(), "-c", program]
 
 
@@ -137,9 +142,7 @@ def spawn_main(pipe_handle, parent_pid=None, tracker_fd=None, parent_sentinel=No
 
         install()
     if tracker_fd is not None:
-        from . import resource_tracker
-
-        resource_tracker._resource_tracker._fd = tracker_fd
+        process._family_tracker = tracker_fd
     if parent_sentinel is None:
         parent_sentinel = os.dup(pipe_handle)
     sys.exit(_main(pipe_handle, parent_sentinel))
@@ -281,7 +284,7 @@ def _fixup_main_from_name(mod_name):
         return
     import runpy
 
-    module = types.ModuleType("__mp_main__")
+    module = _new_main()
     vars(module).update(runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
     _replace_main(module)
 
@@ -298,14 +301,19 @@ def _fixup_main_from_path(main_path):
         # A folder, an archive, compiled code, a script of another name.
         import runpy
 
-        module = types.ModuleType("__mp_main__")
+        module = _new_main()
         vars(module).update(runpy.run_path(main_path, run_name="__mp_main__"))
     _replace_main(module)
 
 
+def _new_main():
+    # types.ModuleType; that module makes one object of each type it names.
+    return type(sys)("__mp_main__")
+
+
 def _run_script(path):
     """The module that running a script makes. runpy does the same, but is slow to import and copies the names."""
-    module = types.ModuleType("__mp_main__")
+    module = _new_main()
     vars(module).update(__file__=path, __cached__=None, __package__="")
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec")

@@ -4,8 +4,8 @@ import atexit
 import itertools
 import os
 import sys
-import threading
 import weakref
+from _thread import _local, allocate_lock
 
 from . import _core, process
 
@@ -367,7 +367,7 @@ class ForkAwareThreadLock:
     """A lock between threads that is free in a forked child."""
 
     def __init__(self):
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
         register_after_fork(self, type(self)._at_fork_reinit)
@@ -386,7 +386,7 @@ def _clear_local(local):
     vars(local).clear()
 
 
-class ForkAwareLocal(threading.local):
+class ForkAwareLocal(_local):
     """Attributes local to a thread, gone in a forked child."""
 
     def __init__(self):
