@@ -3,7 +3,6 @@
 import itertools
 import os
 import sys
-from _weakrefset import WeakSet
 
 from . import _core
 
@@ -83,7 +82,7 @@ class BaseProcess:
         self._name = name or f"{type(self).__name__}-{':'.join(map(str, self._identity))}"
         if daemon is not None:
             self.daemon = daemon
-        _dangling.add(self)
+        _known_objects().add(self)
 
     def run(self):
         """What the child does: calls the target, unless overridden."""
@@ -427,7 +426,22 @@ _parent_process = None
 _current_process = _MainProcess()
 _process_counter = itertools.count(1)
 _children = set()
-_dangling: WeakSet = WeakSet()
+
+
+def _known_objects():
+    # Made when first needed, as children that start no process have no use for it.
+    try:
+        return globals()["_dangling"]
+    except KeyError:
+        from _weakrefset import WeakSet
+
+        return globals().setdefault("_dangling", WeakSet())
+
+
+def __getattr__(name):
+    if name == "_dangling":
+        return _known_objects()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _forget_children():

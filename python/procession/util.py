@@ -4,8 +4,8 @@ import atexit
 import itertools
 import os
 import sys
-import weakref
 from _thread import _local, allocate_lock
+from _weakref import ref
 
 from . import _core, process
 
@@ -112,6 +112,8 @@ def __getattr__(name):
         from subprocess import _args_from_interpreter_flags
 
         return globals().setdefault(name, _args_from_interpreter_flags)
+    if name == "_afterfork_registry":
+        return _hooks()
     if name == "MAXFD":
         return globals().setdefault(name, os.sysconf("SC_OPEN_MAX"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -164,13 +166,22 @@ def _remove_temp_dir(rmtree, tempdir):
 
 # Hooks that make objects anew in a forked child
 
-_afterfork_registry: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _afterfork_counter = itertools.count()
 
 
 def register_after_fork(obj, func):
     """Have `func(obj)` called in each child that inherits `obj` by fork, in the order of registration."""
-    _afterfork_registry[next(_afterfork_counter), id(obj), func] = obj
+    _hooks()[next(_afterfork_counter), id(obj), func] = obj
+
+
+def _hooks():
+    # Made when first needed, as most children have no use for it.
+    try:
+        return globals()["_afterfork_registry"]
+    except KeyError:
+        from weakref import WeakValueDictionary
+
+        return globals().setdefault("_afterfork_registry", WeakValueDictionary())
 
 
 def _run_after_forkers():
@@ -182,8 +193,9 @@ def _run_after_forkers():
 
 
 def _run_own_after_forkers():
-    for key in sorted(_afterfork_registry, key=lambda key: key[0]):
-        obj = _afterfork_registry.get(key)
+    registry = globals().get("_afterfork_registry", {})
+    for key in sorted(registry, key=lambda key: key[0]):
+        obj = registry.get(key)
         if obj is None:
             continue
         try:
@@ -209,7 +221,7 @@ class Finalize:
         if exitpriority is not None and not isinstance(exitpriority, int):
             raise TypeError(f"Exitpriority ({exitpriority!r}) must be None or int, not {type(exitpriority)!s}")
         if obj is not None:
-            self._weakref = weakref.ref(obj, self)
+            self._weakref = ref(obj, self)
         elif exitpriority is None:
             raise ValueError("Without object, exitpriority cannot be None")
         else:
