@@ -95,7 +95,7 @@ pub(crate) fn set_up(setup: Setup, descriptors: &mut impl Iterator<Item = OwnedF
     };
     // Without /proc it can't be had: then the parent has to see to it. That of the fork server is not for its copies.
     *FOLLOWING.lock().unwrap_or_else(PoisonError::into_inner) =
-        if setup.daemon { process::follow(parent.as_fd()).ok() } else { None };
+        if setup.daemon || setup.nests { process::follow(parent.as_fd()).ok() } else { None };
     if setup.directory {
         fchdir(next()?).map_err(|error| format!("its directory can't be entered: {error}"))?;
     }
@@ -159,6 +159,6 @@ fn become_current(setup: Setup, parent: &'static ParentProcess) {
     if let Some(executable) = setup.executable {
         executable.inherit();
     }
-    Current { name: setup.name, path: setup.path, daemon: setup.daemon, authkey: setup.authkey, parent: Some(parent) }
-        .become_child();
+    let Setup { name, path, daemon, nests, authkey, .. } = setup;
+    Current { name, path, daemon, nests, authkey, parent: Some(parent) }.become_child();
 }

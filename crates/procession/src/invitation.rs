@@ -49,12 +49,15 @@ pub(crate) const EXIT_UNSENDABLE: i32 = 74;
 
 /// What a child is to be.
 #[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // independent of each other
 pub(crate) struct Setup {
     pub(crate) name: String,
     /// Whether the name is also to be the one that the system shows.
     pub(crate) named: bool,
     pub(crate) path: Vec<u32>,
     pub(crate) daemon: bool,
+    /// It ends with its parent, as a daemonic one does, and so do its children.
+    pub(crate) nests: bool,
     pub(crate) authkey: Vec<u8>,
     /// Name and pid; none in a child of the fork server, whose parent is that of the server.
     pub(crate) parent: Option<(String, u32)>,
@@ -251,6 +254,7 @@ mod tests {
             named: true,
             path: path.to_vec(),
             daemon: false,
+            nests: false,
             authkey: b"key".to_vec(),
             parent: Some(("parent".into(), 5)),
             method: StartMethod::Spawn,

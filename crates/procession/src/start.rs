@@ -132,7 +132,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A daemonic process is killed without being asked when its parent ends, and so could not wait for its children: it
-    /// can have daemonic ones only.
+    /// can have daemonic ones only. (Not so the workers of pools, all of whose children end with them.)
     #[error("a daemonic process can have daemonic children only")]
     Daemonic,
     /// [`fork`](crate::process::fork) in a process that has other threads: what those were at would be left half done in the child.
@@ -194,7 +194,7 @@ impl<'a> Prepared<'a> {
     /// For a process that is `copied` from the fork server, or another one.
     pub(crate) fn new(settings: &'a Settings, copied: bool) -> Result<Self, StartError> {
         let current = Current::get();
-        if current.daemon && !settings.daemon {
+        if current.daemon && !settings.daemon && !current.nests {
             return Err(StartError::Daemonic);
         }
         let path = if settings.helper { current.path.clone() } else { current.next_path() };
@@ -209,6 +209,7 @@ impl<'a> Prepared<'a> {
             named: settings.name.is_some(),
             path,
             daemon: settings.daemon,
+            nests: settings.nests || (current.nests && !settings.daemon),
             authkey: current.authkey.clone(),
             // The server has the same parent.
             parent: (!copied).then(|| (current.name.clone(), std::process::id())),

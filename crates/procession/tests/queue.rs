@@ -9,7 +9,7 @@ use std::{
 };
 
 use procession::{
-    Child, Handle, JoinableQueue, Pool, Process, Queue, SimpleQueue,
+    Handle, JoinableQueue, Pool, Process, Queue, SimpleQueue,
     queue::{GetError, GetTimeoutError, PutFailure, TryGetError},
 };
 use proptest::prelude::*;
@@ -160,21 +160,6 @@ fn an_empty_queue_says_so() {
     assert!(matches!(queue.get_timeout(Duration::from_millis(30)), Err(GetTimeoutError::TimedOut)));
     assert!(began.elapsed() >= Duration::from_millis(30));
     assert!(queue.is_empty() && queue.get_many(0).unwrap().is_empty());
-}
-
-#[test]
-fn what_was_put_stays_when_its_process_ends() {
-    fn put_and_die(queue: Queue<Vec<u32>>) {
-        for number in 0..100 {
-            queue.put(vec![number; 10_000]).unwrap();
-        }
-        std::process::abort();
-    }
-    let queue = Queue::new().unwrap();
-    Process::spawn(put_and_die, (queue.clone(),)).unwrap().join().unwrap_err();
-    for number in 0..100 {
-        assert!(next(&queue) == vec![number; 10_000]);
-    }
 }
 
 #[test]
@@ -425,83 +410,6 @@ fn tasks_of_a_pool_are_given_queues_and_give_queues_back() {
     let mut all = queue.get_many(50).unwrap();
     all.sort_unstable();
     assert!(all.into_iter().eq(0..50));
-}
-
-/// Lets a process work for a while and kills it.
-fn kill_soon<R: procession::Message>(child: Child<R>, round: u64) {
-    std::thread::sleep(Duration::from_micros(300 * (round % 30)));
-    child.kill().unwrap();
-    assert!(child.join().is_err());
-}
-
-#[test]
-fn killed_producers_leave_whole_values_in_order() {
-    type Value = (u64, u64, Vec<u8>, Option<Handle<File>>);
-    let queue = Queue::<Value>::new().unwrap();
-    let produce = |queue: Queue<Value>, round: u64| {
-        for number in 0.. {
-            let length = [3, 1000, 70_000][(number % 3) as usize];
-            let file = (number % 4 == 1).then(|| Handle(File::open("/dev/null").unwrap()));
-            queue.put((round, number, vec![number as u8; length], file)).unwrap();
-        }
-    };
-    let mut seen = 0;
-    for round in 0..40 {
-        let child = Process::spawn(produce, (queue.clone(), round)).unwrap();
-        if round % 2 == 0 {
-            // Some are killed while a consumer is at work.
-            seen += 1;
-            assert_eq!(next(&queue).1, 0);
-        }
-        kill_soon(child, round);
-        let mut expected = u64::from(round % 2 == 0);
-        while let Ok((of, number, bytes, file)) = queue.try_get() {
-            assert_eq!((of, number, file.is_some()), (round, expected, number % 4 == 1));
-            assert!(bytes == vec![number as u8; [3, 1000, 70_000][(number % 3) as usize]]);
-            expected += 1;
-            seen += 1;
-        }
-        // It is empty, and goes on.
-        queue.put((round, 0, vec![], None)).unwrap();
-        assert_eq!(next(&queue).0, round);
-    }
-    assert!(seen > 40, "only {seen} values were put");
-}
-
-#[test]
-fn killed_consumers_lose_what_they_had_and_no_more() {
-    let queue = Queue::<(u64, Option<Handle<File>>)>::bounded(500).unwrap();
-    let got = Queue::<u64>::new().unwrap();
-    let consume = |queue: Queue<(u64, Option<Handle<File>>)>, got: Queue<u64>| {
-        for value in &queue {
-            got.put(value.unwrap().0).unwrap();
-        }
-    };
-    let produce = |queue: Queue<(u64, Option<Handle<File>>)>| {
-        for number in 0.. {
-            let file = (number % 16 == 1).then(|| Handle(File::open("/dev/null").unwrap()));
-            queue.put((number, file)).unwrap();
-        }
-    };
-    let producer = Process::spawn(produce, (queue.clone(),)).unwrap();
-    let (mut last, mut lost) = (None, 0);
-    for round in 0..40 {
-        let child = Process::spawn(consume, (queue.clone(), got.clone())).unwrap();
-        let first = next(&got);
-        kill_soon(child, round);
-        for number in std::iter::once(first).chain(got.try_iter().map(Result::unwrap)) {
-            let expected = last.map_or(0, |last| last + 1);
-            assert!(number >= expected, "a value came twice");
-            lost += number - expected;
-            last = Some(number);
-        }
-        assert!(lost <= round + 1, "{lost} values lost in {} deaths", round + 1);
-    }
-    producer.kill().unwrap();
-    producer.join().unwrap_err();
-    while queue.try_get().is_ok() {}
-    queue.put((0, None)).unwrap();
-    assert_eq!(next(&queue).0, 0);
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl PoolBuilder {
         let recipe = Recipe {
             name: self.name,
             started: 0,
-            settings: Settings { daemon: true, ..Settings::default() },
+            settings: Settings { daemon: true, nests: true, ..Settings::default() },
             method: self.method.unwrap_or_else(start_method),
             most: self.most,
         };

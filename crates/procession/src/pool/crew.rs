@@ -1,6 +1,7 @@
 //! The workers of a pool, and the thread that attends to them.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     io,
     os::fd::{AsFd, OwnedFd},
@@ -13,7 +14,7 @@ use std::{
 use procession_core::{
     pool::{Definition, Engine, Event, Job, Reaction},
     process::Exit,
-    sync::Wait,
+    sync::{Wait, WaitError},
 };
 
 use super::{
@@ -35,6 +36,14 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(5);
 /// For how long to leave it when a worker can't be started, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// For how long a callback waits before it looks what there is to attend to.
+const SLICE: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// Which crew this thread attends to, by its address.
+    static ATTENDED: Cell<usize> = const { Cell::new(0) };
+}
 
 /// What becomes of a call, and who wants to know.
 #[derive(Default)]
@@ -187,12 +196,11 @@ impl Crew {
     // The thread.
 
     fn attend(&self) {
+        ATTENDED.set(std::ptr::from_ref(self).addr());
         loop {
             match self.engine.run() {
-                Ok(Event::Finished(job)) => self.conclude(&job),
-                Ok(Event::Ended(slot)) => self.replace(slot),
-                Ok(Event::Condemned(slot)) => self.end_overdue(slot),
                 Ok(Event::Over) => break,
+                Ok(event) => self.answer(event),
                 Err(error) => {
                     // Somebody closed the pool's descriptors: nothing would ever be heard of it again.
                     eprintln!("a pool of processes has to be terminated: {error}");
@@ -203,6 +211,42 @@ impl Crew {
         }
         lock(&self.attendant).ended = true;
         self.attendant_ended.notify_all();
+    }
+
+    fn answer(&self, event: Event) {
+        match event {
+            Event::Finished(job) => self.conclude(&job),
+            Event::Ended(slot) => self.replace(slot),
+            Event::Condemned(slot) => self.end_overdue(slot),
+            Event::Over => {}
+        }
+    }
+
+    /// [`Engine::wait`]. If it is a callback that waits, it keeps the thread from attending to the pool, which is done here
+    /// then: as otherwise nobody hears of the end of the very worker that is at the task, or calls the callback that belongs to
+    /// its result.
+    pub(super) fn wait(
+        &self,
+        job: &Arc<Job>,
+        ready: impl Fn(&Job) -> bool,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), WaitError> {
+        if ATTENDED.get() != std::ptr::from_ref(self).addr() {
+            return self.engine.wait(job, ready, wait);
+        }
+        loop {
+            let mut slice = Wait::timeout(wait.remaining(SLICE)?);
+            match self.engine.wait(job, &ready, &mut slice) {
+                Err(WaitError::TimedOut) => {}
+                waited => return waited,
+            }
+            while let Ok(Some(event)) = self.engine.run_now() {
+                if matches!(event, Event::Over) {
+                    break;
+                }
+                self.answer(event);
+            }
+        }
     }
 
     /// A worker has ended.

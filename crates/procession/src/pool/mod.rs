@@ -42,7 +42,7 @@ use crate::{Function, Message};
 ///
 /// A worker that dies takes its task with it, which fails with a [`TaskError`] that says how the worker ended, and no
 /// other: it is replaced, and the pool goes on. A panic fails its task, with its message and location, and the worker
-/// goes on.
+/// goes on. A task may start processes and pools of its own: they end with the worker, however that happens.
 ///
 /// Dropping a pool [terminates](Self::terminate) it. To have everything done first, [`join`](Self::join) it. It may be
 /// used by any number of threads. In a process that was forked from the one that made it (by other means than this
@@ -140,7 +140,7 @@ impl Pool {
                 Next::Outcome(_, mut outcome) => return result_of(&mut outcome),
                 Next::End => return Err(TaskError::Taken),
                 // Neither a deadline nor a signal ends it.
-                Next::Pending => drop(self.crew.engine.wait(&job, Job::has_next, &mut Wait::forever())),
+                Next::Pending => drop(self.crew.wait(&job, Job::has_next, &mut Wait::forever())),
             }
         }
     }
@@ -173,8 +173,8 @@ impl Pool {
     }
 
     /// As [`apply_async`](Self::apply_async), with callbacks: when the call is done, `callback` is called with what it
-    /// returned, or `error_callback` with why it did not. The thread that attends to the pool does it, so they must not
-    /// block; a panic in them is printed, and the pool goes on. Only if the pool is terminated first, neither is called.
+    /// returned, or `error_callback` with why it did not. The thread that attends to the pool does it, so they should not
+    /// block (waiting for results of the pool is fine); a panic in them is printed, and the pool goes on. Only if the pool is terminated first, neither is called.
     ///
     /// The result is there for others once the callback has returned.
     ///

@@ -168,7 +168,7 @@ impl<R> AsyncResult<R> {
         let ready = |job: &Job| if job.notifies() { job.is_settled() } else { job.has_batch() };
         while !call.job.is_settled() {
             // Neither a deadline nor a signal ends it.
-            let _ = call.crew.engine.wait(&call.job, ready, &mut Wait::forever());
+            let _ = call.crew.wait(&call.job, ready, &mut Wait::forever());
             call.load(&mut call.content());
         }
         call.take()
@@ -195,7 +195,7 @@ impl<R> AsyncResult<R> {
 
     fn wait_with(&self, wait: &mut Wait<'_>) -> bool {
         // In a forked child, all that will ever be known is.
-        !self.0.belongs_here() || self.0.crew.engine.wait(&self.0.job, Job::is_settled, wait).is_ok()
+        !self.0.belongs_here() || self.0.crew.wait(&self.0.job, Job::is_settled, wait).is_ok()
     }
 
     /// Whether the call is done. Does not block.

@@ -131,7 +131,7 @@ where
             match self.job.next() {
                 Next::Outcome(index, outcome) => self.receive(index, outcome),
                 Next::End => return Ok(None),
-                Next::Pending => self.crew.engine.wait(&self.job, Job::has_next, wait).map_err(|_| TimedOut)?,
+                Next::Pending => self.crew.wait(&self.job, Job::has_next, wait).map_err(|_| TimedOut)?,
             }
         }
     }

@@ -100,7 +100,7 @@ impl Builder {
     }
 
     /// Whether it ends with this process. A daemonic process is killed when this process ends, however that happens, and
-    /// can have daemonic children only. This process waits at its normal end for the children that are not.
+    /// can have daemonic children only; the workers of a pool can have any, which end with them. This process waits at its normal end for the children that are not.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.settings.daemon = daemon;
         self

@@ -19,6 +19,8 @@ pub(crate) struct Current {
     /// The way down to it from the main process, which has none: the how-manieth child of each it was.
     pub(crate) path: Vec<u32>,
     pub(crate) daemon: bool,
+    /// Whether its children end with it, daemonic or not.
+    pub(crate) nests: bool,
     pub(crate) authkey: Vec<u8>,
     pub(crate) parent: Option<&'static ParentProcess>,
 }
@@ -33,6 +35,7 @@ impl Current {
             name: "MainProcess".into(),
             path: Vec::new(),
             daemon: false,
+            nests: false,
             authkey: random_key(),
             parent: None,
         })

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Settings {
     pub(crate) name: Option<String>,
     pub(crate) daemon: bool,
+    /// It is a worker, whose tasks may start what processes they like: these end with it.
+    pub(crate) nests: bool,
     /// It is not one of the children that the program counts.
     pub(crate) helper: bool,
     pub(crate) environment: Environment,

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test program uses some of it
 
 pub(crate) mod managers;
+pub(crate) mod workers;
 
 use std::time::{Duration, Instant};
 

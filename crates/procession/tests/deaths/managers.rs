@@ -1,20 +1,16 @@
 //! Managers, and the deaths of their clients and of the server.
 #![allow(unsafe_code)]
 
-mod support;
-
 use std::{thread, time::Duration};
 
+use crate::support::{
+    managers::{has, kill, lost_all, manager},
+    until,
+};
 use procession::{
     Manager, ManagerError, Process,
     manager::{ConditionProxy, DictProxy, EventProxy, ListProxy, LockProxy, QueueProxy, RLockProxy, SemaphoreProxy},
 };
-use support::{
-    managers::{has, kill, lost_all, manager},
-    until,
-};
-
-procession::test_support!();
 
 const TICK: Duration = Duration::from_millis(10);
 
@@ -23,7 +19,7 @@ fn key() -> &'static [u8] {
 }
 
 #[test]
-fn a_lock_whose_holder_is_killed_is_free() {
+fn manager_lock_holder_killed() {
     fn holds(lock: LockProxy, rlock: RLockProxy, semaphore: SemaphoreProxy, ready: EventProxy) {
         let _guards = (lock.acquire().unwrap(), rlock.acquire().unwrap(), rlock.acquire().unwrap());
         let _permits = (semaphore.acquire().unwrap(), semaphore.acquire().unwrap());
@@ -49,7 +45,7 @@ fn a_lock_whose_holder_is_killed_is_free() {
 }
 
 #[test]
-fn waiters_that_are_killed_are_in_nobodys_way() {
+fn manager_condition_waiter_killed() {
     fn gets(queue: QueueProxy<u32>, ready: SemaphoreProxy) {
         ready.release().unwrap();
         queue.get().unwrap();
@@ -143,7 +139,7 @@ fn what_a_killed_client_referred_to_is_freed() {
 }
 
 #[test]
-fn a_killed_server_is_an_error_at_once() {
+fn manager_server_killed() {
     fn gets(queue: QueueProxy<u32>, ready: EventProxy) -> String {
         ready.set().unwrap();
         queue.get().unwrap_err().to_string()
