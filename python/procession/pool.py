@@ -209,6 +209,13 @@ def _terminated_task():
     return RuntimeError("the pool was terminated before the task was done")
 
 
+def _cancelled_task():
+    # Who cancels has asked for it; nobody else is to pay for the import.
+    from concurrent.futures import CancelledError
+
+    return CancelledError("the call was cancelled")
+
+
 def _helper_reraises_exception(ex):
     """Raises what it is given: a task that fails."""
     raise ex

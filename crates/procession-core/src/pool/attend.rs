@@ -40,7 +40,7 @@ impl Engine {
                 if let Some(event) = self.next_event(&mut state) {
                     return Ok(event);
                 }
-                let owed = state.stops_due > 0 || !all_given;
+                let owed = state.stops_due > 0 || !all_given || state.orders.are_due();
                 let rest = next_limit.into_iter().chain(owed.then_some(LONGEST_PAUSE)).min();
                 // None, too, if it lies beyond what the clock can say.
                 state.next_look = rest.and_then(|rest| Instant::now().checked_add(rest));
@@ -84,6 +84,9 @@ impl Engine {
         }
         if let Some(slot) = state.to_kill.pop_front() {
             return Some(Event::Condemned(slot));
+        }
+        if state.orders.are_due() {
+            self.see_to_orders(state);
         }
         if state.phase == Phase::Closed && state.dispatch.is_idle() {
             state.phase = Phase::Stopping;
@@ -147,7 +150,9 @@ impl Engine {
         // Those that are done, too, if the face was not told of them: it never will be.
         let finished = std::mem::take(&mut state.finished);
         state.again.clear();
+        let drawer = self.empty_drawer(&mut state);
         drop(state);
+        drop(drawer);
         for job in jobs.into_iter().chain(finished) {
             job.settle();
             job.wake();

@@ -52,7 +52,7 @@ struct Board {
 /// | `sequence` | state | who changes it, and to what |
 /// |------------|-------|-----------------------------|
 /// | 0 | no task in hand | the worker, about to take a task: its place in the ring, counted from one |
-/// | n | the task is `job`, `index`, if the ring's count of takes has reached n; else it is still in the ring | the worker, when its result is in the result ring: 0 · the next taker of n, when this one died before its commit: 0 · the parent, when the task was taken and has had its time: n with `CONDEMNED` |
+/// | n | the task is `job`, `index`, if the ring's count of takes has reached n; else it is still in the ring | the worker, when its result is in the result ring: 0 · the next taker of n, when this one died before its commit: 0 · the parent, when the task was taken and has had its time, or is cancelled: n with `CONDEMNED` |
 /// | n with `CONDEMNED` | as n; the worker is going to be killed and takes no other task | the worker, when its result is in the result ring: 0 |
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -174,9 +174,9 @@ impl Control {
     }
 
     pub(super) fn note_taken(&self, position: u64) {
-        // Only the holder of the consumer lock writes it, and for want of it the parent, when there are no workers.
+        // Written by the holder of the consumer lock, and by the parent when it has taken tasks back.
         if position > self.taken() {
-            self.board().taken.store(position, Ordering::Relaxed);
+            self.board().taken.fetch_max(position, Ordering::Relaxed);
         }
     }
 
@@ -246,6 +246,22 @@ impl Control {
         }
     }
 
+    /// Condemns the worker of a slot if it is at a task of this job. Tells whether it did. `takes` is the task ring's count
+    /// of takes, read before.
+    ///
+    /// See PROTOCOL.md, "A job is cancelled".
+    pub(super) fn condemn(&self, number: usize, takes: u64, job: u64) -> bool {
+        let slot = self.slot(number);
+        let sequence = slot.sequence.load(Ordering::SeqCst);
+        // If it is at another task by now, the sequence is another one, too.
+        (1..=takes).contains(&sequence)
+            && slot.job.load(Ordering::Acquire) == job
+            && slot
+                .sequence
+                .compare_exchange(sequence, sequence | CONDEMNED, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+    }
+
     /// The task that the worker of a slot is at, as of now, for show: it may be another the moment after.
     pub(super) fn at_work(&self, number: usize) -> Option<TaskId> {
         let slot = self.slot(number);
@@ -269,15 +285,7 @@ impl Control {
         self.note_taken(position);
         point("pool: a task read, not claimed");
         let claim = sequence << 16 | number as u64;
-        let former = self.board().claim.load(Ordering::Relaxed);
-        if former >> 16 == sequence & (u64::MAX >> 16) && former != claim {
-            // Whoever claimed this place died before it took what is still here.
-            let former = (former & 0xffff) as usize;
-            if former < self.slots {
-                let word = &self.slot(former).sequence;
-                let _ = word.compare_exchange(sequence, 0, Ordering::SeqCst, Ordering::Relaxed);
-            }
-        }
+        self.disclaim(sequence, Some(number));
         point("pool: a former claimant's task struck out");
         self.board().claim.store(claim, Ordering::Release);
         point("pool: a task claimed, not named");
@@ -289,6 +297,17 @@ impl Control {
         point("pool: a task named, its place not stored");
         slot.sequence.store(sequence, Ordering::Release);
         point("pool: a task in hand, still in the ring");
+    }
+
+    /// Whoever claimed this place in the ring, but for the worker of slot `except`, died before it took what is still there.
+    /// Called under the task ring's consumer lock, before the commit of who takes it now.
+    pub(super) fn disclaim(&self, sequence: u64, except: Option<usize>) {
+        let claim = self.board().claim.load(Ordering::Relaxed);
+        let former = (claim & 0xffff) as usize;
+        if claim >> 16 == sequence & (u64::MAX >> 16) && Some(former) != except && former < self.slots {
+            let word = &self.slot(former).sequence;
+            let _ = word.compare_exchange(sequence, 0, Ordering::SeqCst, Ordering::Relaxed);
+        }
     }
 
     /// The task's result is in the result ring. Tells whether the worker may take another task.

@@ -91,6 +91,18 @@ impl Dispatch {
         self.changed(job)
     }
 
+    /// Ends a job that nobody wants any more. `None` if it is done already.
+    pub(super) fn cancel(&mut self, job: u64) -> Option<Change> {
+        let job = self.jobs.get(&job)?.clone();
+        job.cancel();
+        Some(self.changed(job))
+    }
+
+    /// The priority of the tasks of a job; `None` if nobody waits for any of them.
+    pub(super) fn priority(&self, job: u64) -> Option<i32> {
+        self.jobs.get(&job).map(|job| job.terms().priority)
+    }
+
     fn changed(&mut self, job: Arc<Job>) -> Change {
         if !job.is_done() {
             return Change::Progress(job);

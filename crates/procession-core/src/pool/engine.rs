@@ -27,6 +27,7 @@ use super::{
     dispatch::Dispatch,
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
+    orders::Orders,
     retry,
     supervisor::{Reaction, Supervisor},
     terms::Terms,
@@ -35,7 +36,7 @@ use super::{
 use crate::{channel::Ring, process, sync::Wait};
 
 /// How many bytes of tasks may lie in the ring before more had better wait.
-const BACKLOG: u64 = 8 << 20;
+pub(super) const BACKLOG: u64 = 8 << 20;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 pub(super) const DOORBELL: u64 = 0;
 
@@ -46,8 +47,8 @@ pub enum Event {
     Finished(Arc<Job>),
     /// The worker of this slot has ended: reap it, and call [`Engine::retire`].
     Ended(usize),
-    /// The worker of this slot is condemned, as its task has had its time: kill it. Its end is told as any other, and
-    /// the task is [`Verdict::Overdue`] with it, unless its result comes after all.
+    /// The worker of this slot is condemned, as its task has had its time or was [cancelled](Engine::cancel): kill it. Its
+    /// end is told as any other, and the task is [`Verdict::Overdue`] with it, unless its result comes after all.
     Condemned(usize),
     /// The pool was closed, everything is done and all workers have ended; or it was terminated.
     Over,
@@ -71,6 +72,8 @@ pub struct Engine {
     submitted: AtomicU64,
     /// Whether there is nobody to run tasks: `State::hopeless`, for those who don't hold the lock.
     hopeless: AtomicBool,
+    /// Whether tasks may wait in the parent: those that come after them go there, too. Written under the lock.
+    pub(super) ordered: AtomicBool,
 }
 
 /// What a pool is doing, as of a moment.
@@ -88,6 +91,10 @@ pub struct Statistics {
 pub(super) struct State {
     pub(super) dispatch: Dispatch,
     supervisor: Supervisor,
+    /// How many workers there should be.
+    pub(super) places: usize,
+    /// The tasks that wait in the parent.
+    pub(super) orders: Orders,
     pub(super) phase: Phase,
     /// Whether a thread takes results out of the ring.
     pub(super) reading: bool,
@@ -101,16 +108,18 @@ pub(super) struct State {
     pub(super) hired: BTreeSet<usize>,
     /// Why tasks can't be run, if no worker is left and none can be had.
     hopeless: Option<Vec<u8>>,
+    /// Workers that are to be killed.
+    pub(super) to_kill: VecDeque<usize>,
     /// How many words to stop are still to be sent.
     pub(super) stops_due: usize,
+    /// The same for workers that are not needed any more, while the others go on.
+    pub(super) leaving: u64,
     /// How long a worker may be at a task of a job that says nothing of it.
     limit: Option<Duration>,
     /// Until when the thread in `run` sleeps, if it sleeps and not for ever.
     pub(super) next_look: Option<Instant>,
-    /// The slots of workers that are going to be killed, and what becomes of the tasks they are at.
+    /// The slots of workers that are going to be killed as their task has had its time, and what becomes of it.
     pub(super) condemned: BTreeMap<usize, Verdict>,
-    /// Those of them that the face is still to be told of.
-    pub(super) to_kill: VecDeque<usize>,
     /// Tasks that are to be given to workers again, by job and index.
     pub(super) again: VecDeque<(Arc<Job>, u64)>,
     /// How many results the workers sent that have ended.
@@ -135,6 +144,13 @@ pub(super) enum Phase {
 struct Definitions {
     last: u32,
     end: u64,
+}
+
+impl State {
+    pub(super) fn resize(&mut self, places: usize) {
+        self.places = places;
+        self.supervisor.resize(places);
+    }
 }
 
 impl Engine {
@@ -173,6 +189,8 @@ impl Engine {
             state: Mutex::new(State {
                 dispatch: Dispatch::default(),
                 supervisor: Supervisor::new(places),
+                places,
+                orders: Orders::default(),
                 phase: Phase::Open,
                 reading: false,
                 followers: VecDeque::new(),
@@ -181,6 +199,7 @@ impl Engine {
                 hired: BTreeSet::new(),
                 hopeless: None,
                 stops_due: 0,
+                leaving: 0,
                 limit: None,
                 next_look: None,
                 condemned: BTreeMap::new(),
@@ -191,6 +210,7 @@ impl Engine {
             definitions: Mutex::default(),
             submitted: AtomicU64::new(0),
             hopeless: AtomicBool::new(false),
+            ordered: AtomicBool::new(false),
         })
     }
 
@@ -277,6 +297,9 @@ impl Engine {
             }
             return Reaction::Shrink;
         }
+        if state.hired.len() >= state.places {
+            return Reaction::Shrink;
+        }
         let others_ready = state.hired.iter().any(|&slot| self.control.remains(slot).ready);
         let reaction = state.supervisor.ended(remains.ready, others_ready);
         if reaction == Reaction::GiveUp {
@@ -302,6 +325,10 @@ impl Engine {
                 self.announce(ResultHeader { id: task.id, verdict: Verdict::Unserved }, &payload);
             }
         }
+        let mut drawer = self.empty_drawer(&mut self.state());
+        while let Some((_, task)) = drawer.pop() {
+            self.announce(ResultHeader { id: task.header().id, verdict: Verdict::Unserved }, &payload);
+        }
     }
 
     /// From now on no worker may be at a task for longer than `limit`, or a millisecond, if that is longer, unless the
@@ -313,7 +340,8 @@ impl Engine {
     /// What the pool is doing.
     pub fn statistics(&self) -> Statistics {
         let state = self.state();
-        let mut statistics = Statistics { done: state.done_before, queued: self.tasks.len(), at_work: 0 };
+        let mut statistics =
+            Statistics { done: state.done_before, queued: self.tasks.len() + state.orders.drawer.len(), at_work: 0 };
         for &slot in &state.hired {
             statistics.done += self.control.served_by(slot);
             statistics.at_work += usize::from(self.control.at_work(slot).is_some());
@@ -440,11 +468,10 @@ impl Engine {
         let mut header = TaskHeader { id, definition, mode, position, ..TaskHeader::STOP };
         let terms = job.terms();
         terms.mark(&mut header);
-        let header = header.to_bytes();
         if terms.retries > 0 {
-            job.keep(index, retry::Message::copy_of(&header, payload, descriptors)?);
+            job.keep(index, retry::Message::copy_of(header, payload, descriptors)?);
         }
-        let put = message::put_with(&self.tasks, &header, payload, descriptors, || {
+        let put = self.put_task(job, header, payload, descriptors, || {
             // Where workers are, or the last of them is mourned, room will be made.
             if self.is_terminated() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
         });
@@ -452,6 +479,27 @@ impl Engine {
             job.forget(index);
         }
         put
+    }
+
+    /// Puts a task where its turn is.
+    pub(super) fn put_task(
+        &self,
+        job: &Job,
+        header: TaskHeader,
+        payload: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        full: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        if job.terms().priority != 0 || self.is_ordered() {
+            return self.put_in_order(job, header, payload, descriptors);
+        }
+        message::put_with(&self.tasks, &header.to_bytes(), payload, descriptors, full)?;
+        self.look_again(job);
+        Ok(())
+    }
+
+    pub(super) fn submitted_bytes(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed)
     }
 
     /// Whether so much is still to be taken by workers that more had better wait, for the memory it would need.

@@ -80,6 +80,8 @@ pub struct Job {
     /// Whether the face wants to be told when it is done. Set under the engine's lock.
     notify: AtomicBool,
     done: AtomicBool,
+    /// Whether it is done because nobody wants it any more.
+    cancelled: AtomicBool,
     /// Whether the face has done what it had to when the job was done.
     settled: AtomicBool,
     /// All tasks that were made have a lower index. What a worker writes into the ring may be anything, and memory is
@@ -144,6 +146,7 @@ impl Job {
             terms,
             notify: AtomicBool::new(notify),
             done: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
             settled: AtomicBool::new(!notify),
             made: AtomicU64::new(0),
             word: AtomicU32::new(0),
@@ -178,6 +181,11 @@ impl Job {
     /// Whether all its outcomes are in.
     pub fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// Whether it was [cancelled](super::Engine::cancel).
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
     }
 
     /// Whether it is done and, if the face is told of that, the face has called [`Engine::settle`](super::Engine::settle).
@@ -335,11 +343,31 @@ impl Job {
     /// The pool is terminated: what is still to come is given up.
     pub(super) fn give_up(&self) {
         let mut state = self.state();
+        if state.failure.is_none() {
+            self.end_early(&mut state, Verdict::Terminated);
+        } else {
+            state.kept.clear();
+            self.done.store(true, Ordering::Release);
+        }
+    }
+
+    /// Nobody wants what is still to come.
+    pub(super) fn cancel(&self) {
+        let mut state = self.state();
+        if !self.is_done() {
+            state.failure = None;
+            self.cancelled.store(true, Ordering::SeqCst);
+            self.end_early(&mut state, Verdict::Cancelled);
+        }
+    }
+
+    /// What is there is kept where it is handed out one by one; the verdict comes in the place of all the rest.
+    fn end_early(&self, state: &mut State, verdict: Verdict) {
         if self.is_done() {
             return;
         }
-        if !state.abandoned && state.failure.is_none() {
-            let outcome = || Outcome::new(Verdict::Terminated, Vec::new().into());
+        if !state.abandoned {
+            let outcome = || Outcome::new(verdict, Vec::new().into());
             let missing = match self.order {
                 Order::Arrival => {
                     state.by_arrival.push_back((u64::MAX, outcome()));

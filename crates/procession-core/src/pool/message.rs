@@ -116,6 +116,8 @@ pub enum Verdict {
     End = 6,
     /// It had its time, and its worker was killed for that; the payload says how it ended.
     Overdue = 7,
+    /// Its job was cancelled first. Said by the parent to itself.
+    Cancelled = 8,
 }
 
 impl Verdict {

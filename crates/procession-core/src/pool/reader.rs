@@ -114,7 +114,7 @@ impl Engine {
         if state.dispatch.is_idle() {
             return;
         }
-        let urgent = state.dispatch.notifies() || state.phase != Phase::Open;
+        let urgent = state.dispatch.notifies() || state.phase != Phase::Open || self.is_ordered();
         let count = self.results.get_count() + if urgent { 1 } else { HEAP };
         self.control.alarm().set(count);
         if self.control.alarm().is_due(|| self.results.put_count(), false) {
@@ -135,7 +135,8 @@ impl Engine {
             if ready(job) {
                 return Ok(());
             }
-            if !rest(job, began, heard, wait)? {
+            // While tasks wait in the parent, those who do them wait for it.
+            if self.is_ordered() || !rest(job, began, heard, wait)? {
                 heard += self.hear_next(wait)?;
                 if ready(job) {
                     return Ok(());
@@ -179,6 +180,7 @@ impl Engine {
         for message in messages {
             self.hear(&mut state, message);
         }
+        self.feed_after(&mut state, taken);
         let again = !state.again.is_empty();
         drop(state);
         if again && !self.submit_again() {

@@ -11,13 +11,14 @@ use std::{
 
 use super::{
     engine::{Engine, State},
-    message::{self, TaskHeader, TaskId},
+    job::Job,
+    message::{TaskHeader, TaskId},
 };
 
 /// A task as it was put into the ring.
 #[derive(Debug)]
 pub(super) struct Message {
-    header: [u8; TaskHeader::LENGTH],
+    header: TaskHeader,
     payload: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
@@ -28,13 +29,9 @@ impl Message {
     /// # Errors
     ///
     /// If there is no room for copies of the descriptors.
-    pub(super) fn copy_of(
-        header: &[u8; TaskHeader::LENGTH],
-        payload: &[&[u8]],
-        descriptors: &[BorrowedFd<'_>],
-    ) -> io::Result<Self> {
+    pub(super) fn copy_of(header: TaskHeader, payload: &[&[u8]], descriptors: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let descriptors = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
-        Ok(Self { header: *header, payload: payload.concat(), descriptors })
+        Ok(Self { header, payload: payload.concat(), descriptors })
     }
 }
 
@@ -91,7 +88,7 @@ impl Engine {
             let Some(message) = job.kept(index) else {
                 continue;
             };
-            match self.put_again(&message) {
+            match self.put_again(&job, &message) {
                 Ok(()) => self.submitted(),
                 Err(_) if self.is_terminated() => return true,
                 Err(_) => {
@@ -102,9 +99,9 @@ impl Engine {
         }
     }
 
-    fn put_again(&self, message: &Message) -> io::Result<()> {
+    fn put_again(&self, job: &Job, message: &Message) -> io::Result<()> {
         let descriptors: Vec<_> = message.descriptors.iter().map(AsFd::as_fd).collect();
-        message::put_with(&self.tasks, &message.header, &[&message.payload], &descriptors, || {
+        self.put_task(job, message.header, &[&message.payload], &descriptors, || {
             // This may be the thread that workers need to go on.
             Err(io::ErrorKind::WouldBlock.into())
         })
@@ -128,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_task_is_lost_when_its_retries_are_used_up() {
-        let message = || Message::copy_of(&TaskHeader::STOP.to_bytes(), &[b"pay", b"load"], &[]).unwrap();
+        let message = || Message::copy_of(TaskHeader::STOP, &[b"pay", b"load"], &[]).unwrap();
         let mut kept = Kept::default();
         kept.insert(4, message());
         kept.insert(5, message());

@@ -11,7 +11,8 @@ const PATIENCE: usize = 3;
 pub enum Reaction {
     /// Start another one in its place.
     Replace,
-    /// Leave its place empty: new workers end before they are ready, but there are others at work.
+    /// Leave its place empty: there are as many as there should be, or new workers end before they are ready, but others
+    /// are at work.
     Shrink,
     /// Nobody is left and starting more does not help: what is queued can't be run.
     GiveUp,
@@ -28,6 +29,11 @@ impl Supervisor {
     /// For a pool of so many workers.
     pub(super) fn new(places: usize) -> Self {
         Self { places, early_ends: 0 }
+    }
+
+    /// The pool is to have so many workers from now on.
+    pub(super) fn resize(&mut self, places: usize) {
+        self.places = places;
     }
 
     /// A worker has ended, or could not be started. `was_ready` tells whether it had come so far as to take tasks,

@@ -1,4 +1,4 @@
-//! What holds for each task of a call: how long it may take, and what becomes of it if its worker dies.
+//! What holds for each task of a call: when its turn comes, how long it may take, and what becomes of it if its worker dies.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use super::message::TaskHeader;
 /// The shortest limit there is.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// What holds for each task of a call. The default: it may take as long as it likes, and is lost with its worker.
+/// What holds for each task of a call. The default: its turn comes as it came, it may
+/// take as long as it likes, and is lost with its worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// How long a worker may be at it before the worker is killed, and the task with it
@@ -17,6 +18,8 @@ pub struct Terms {
     pub soft_limit: Option<Duration>,
     /// How often it is given to another worker when the one that is at it dies.
     pub retries: u32,
+    /// As long as both wait, it is taken before tasks with smaller numbers, and after those with larger ones.
+    pub priority: i32,
 }
 
 impl Terms {
@@ -52,7 +55,7 @@ mod tests {
     fn limits_go_with_the_task() {
         assert_eq!(marked(Terms::default()), (0, 0));
         let (second, year) = (Duration::from_secs(1), Duration::from_secs(365 * 86400));
-        let terms = Terms { limit: Some(second * 2), soft_limit: Some(second), retries: 3 };
+        let terms = Terms { limit: Some(second * 2), soft_limit: Some(second), retries: 3, priority: 2 };
         assert_eq!(marked(terms), (2_000_000_000, 1_000_000_000));
         assert_eq!(marked(Terms { limit: Some(year * 1000), ..terms }), (0, 1_000_000_000));
     }

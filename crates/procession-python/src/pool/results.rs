@@ -101,6 +101,7 @@ impl Call {
                 drop(kept);
                 of_pool_module(py, "_lost_task")?.call1((loads(py, payload)?, function, index, taken))?
             }
+            Verdict::Cancelled => of_pool_module(py, "_cancelled_task")?.call0()?,
             Verdict::Terminated | Verdict::End => of_pool_module(py, "_terminated_task")?.call0()?,
         };
         Err(PyErr::from_value(raised))

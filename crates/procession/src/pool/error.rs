@@ -212,7 +212,7 @@ pub(super) fn error_of(outcome: &Outcome) -> Option<TaskError> {
             postcard::from_bytes(payload).map_or_else(unreadable, |end: End| TaskError::NoWorkers(end.describe()))
         }
         // Refused ones are kept where they were refused; an end is not of a task.
-        Verdict::Terminated | Verdict::Refused | Verdict::End => TaskError::Terminated,
+        Verdict::Terminated | Verdict::Cancelled | Verdict::Refused | Verdict::End => TaskError::Terminated,
     })
 }
 

@@ -1,0 +1,161 @@
+//! The tasks the parent has taken back out of the ring, in the order in which workers are to get them. Nothing here waits or
+//! reads a ring.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+    os::fd::OwnedFd,
+};
+
+use super::message::{Arrived, TaskHeader};
+
+/// A task that waits in the parent.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    header: TaskHeader,
+    /// Behind as many bytes as a header has.
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Waiting {
+    pub(super) fn new(header: TaskHeader, payload: &[&[u8]], descriptors: Vec<OwnedFd>) -> Self {
+        let mut bytes = vec![0; TaskHeader::LENGTH];
+        for part in payload {
+            bytes.extend_from_slice(part);
+        }
+        Self { header, bytes, descriptors }
+    }
+
+    /// As it came out of the ring; `None` if it is no task.
+    pub(super) fn from_message(message: Arrived) -> Option<Self> {
+        let header = TaskHeader::from_bytes(&message.bytes)?;
+        Some(Self { header, bytes: message.bytes, descriptors: message.descriptors })
+    }
+
+    pub(super) fn header(&self) -> TaskHeader {
+        self.header
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[TaskHeader::LENGTH..]
+    }
+
+    pub(super) fn descriptors(&self) -> &[OwnedFd] {
+        &self.descriptors
+    }
+
+    fn length(&self) -> u64 {
+        self.payload().len() as u64
+    }
+}
+
+/// Tasks of the same priority, the oldest first.
+#[derive(Debug, Default)]
+struct Class {
+    tasks: VecDeque<Waiting>,
+    bytes: u64,
+}
+
+/// Tasks that wait in the parent, by priority.
+#[derive(Debug, Default)]
+pub(super) struct Drawer {
+    /// None of them is empty.
+    classes: BTreeMap<Reverse<i32>, Class>,
+}
+
+impl Drawer {
+    /// Adds a task behind all of its priority.
+    pub(super) fn push(&mut self, priority: i32, task: Waiting) {
+        let class = self.classes.entry(Reverse(priority)).or_default();
+        class.bytes += task.length();
+        class.tasks.push_back(task);
+    }
+
+    /// Adds a task before all of its priority.
+    pub(super) fn put_back(&mut self, priority: i32, task: Waiting) {
+        let class = self.classes.entry(Reverse(priority)).or_default();
+        class.bytes += task.length();
+        class.tasks.push_front(task);
+    }
+
+    /// Takes the next task out, and its priority.
+    pub(super) fn pop(&mut self) -> Option<(i32, Waiting)> {
+        let mut first = self.classes.first_entry()?;
+        let Reverse(priority) = *first.key();
+        let class = first.get_mut();
+        let task = class.tasks.pop_front()?;
+        class.bytes -= task.length();
+        if class.tasks.is_empty() {
+            first.remove();
+        }
+        Some((priority, task))
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.classes.values().map(|class| class.tasks.len() as u64).sum()
+    }
+
+    /// How many bytes of payload there are.
+    pub(super) fn bytes(&self) -> u64 {
+        self.classes.values().map(|class| class.bytes).sum()
+    }
+
+    /// How many bytes of payload come before a new task of this priority.
+    pub(super) fn bytes_before(&self, priority: i32) -> u64 {
+        self.classes.range(..=Reverse(priority)).map(|(_, class)| class.bytes).sum()
+    }
+
+    /// Whether the order is not simply that in which they came.
+    pub(super) fn has_priorities(&self) -> bool {
+        self.classes.keys().any(|Reverse(priority)| *priority != 0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::message::TaskId, *};
+
+    fn task(index: u64, length: usize) -> Waiting {
+        let header = TaskHeader { id: TaskId { job: 1, index }, ..TaskHeader::STOP };
+        Waiting::new(header, &[&vec![1; length]], Vec::new())
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first_of_its_kind() {
+        let mut drawer = Drawer::default();
+        drawer.push(0, task(1, 10));
+        drawer.push(2, task(2, 20));
+        drawer.put_back(0, task(3, 30));
+        drawer.push(-1, task(4, 40));
+        assert!(drawer.has_priorities());
+        assert_eq!([drawer.bytes_before(2), drawer.bytes_before(0), drawer.bytes_before(-5)], [20, 60, 100]);
+        assert_eq!(drawer.bytes_before(3), 0);
+        let order: Vec<_> =
+            std::iter::from_fn(|| drawer.pop()).map(|(priority, task)| (priority, task.header().id.index)).collect();
+        assert_eq!(order, [(2, 2), (0, 3), (0, 1), (-1, 4)]);
+        assert!(drawer.len() == 0 && drawer.bytes() == 0);
+    }
+
+    proptest! {
+        #[test]
+        fn larger_numbers_come_first_and_equals_in_their_order(priorities: Vec<i8>) {
+            let mut drawer = Drawer::default();
+            for (index, priority) in priorities.iter().enumerate() {
+                drawer.push((*priority).into(), task(index as u64, index));
+            }
+            prop_assert_eq!(drawer.len(), priorities.len() as u64);
+            let mut expected: Vec<_> = (0..priorities.len()).collect();
+            expected.sort_by_key(|index| Reverse(priorities[*index]));
+            for index in expected {
+                let (priority, task) = drawer.pop().unwrap();
+                prop_assert_eq!(priority, i32::from(priorities[index]));
+                prop_assert_eq!(task.header().id.index, index as u64);
+                prop_assert_eq!(task.payload().len(), index);
+            }
+            prop_assert_eq!(drawer.bytes(), 0);
+        }
+    }
+}
