@@ -25,6 +25,7 @@ use rustix::event::{EventfdFlags, epoll};
 use super::{
     control::{Control, InHand},
     dispatch::Dispatch,
+    exits::Exits,
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
     orders::Orders,
@@ -124,6 +125,8 @@ pub(super) struct State {
     pub(super) again: VecDeque<(Arc<Job>, u64)>,
     /// How many results the workers sent that have ended.
     done_before: u64,
+    /// The last words of workers.
+    pub(super) exits: Exits,
 }
 
 /// | phase | means | followed by |
@@ -206,6 +209,7 @@ impl Engine {
                 to_kill: VecDeque::new(),
                 again: VecDeque::new(),
                 done_before: 0,
+                exits: Exits::default(),
             }),
             definitions: Mutex::default(),
             submitted: AtomicU64::new(0),
@@ -335,6 +339,11 @@ impl Engine {
     /// [terms](Terms::limit) of its job say otherwise. For jobs that are opened later on.
     pub fn limit(&self, limit: Duration) {
         self.state().limit = Some(limit);
+    }
+
+    /// How many places have a worker, or one that is just starting.
+    pub fn workers(&self) -> usize {
+        self.state().hired.len()
     }
 
     /// What the pool is doing.

@@ -41,6 +41,11 @@ impl Outcome {
         self.message.bytes.get(ResultHeader::LENGTH..).unwrap_or_default()
     }
 
+    /// How long each item took, in nanoseconds; zero if that was not measured.
+    fn pace(&self) -> u32 {
+        ResultHeader::pace(&self.message.bytes)
+    }
+
     /// The descriptors that came with them.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.message.descriptors)
@@ -90,11 +95,15 @@ pub struct Job {
     /// What those who wait for this job sleep on; changes when there is something to look at.
     word: AtomicU32,
     sleepers: AtomicU32,
+    /// Whether somebody waits for each outcome, whichever it is: [`paces`](Self::paces).
+    paced: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// How long an item took of late, in nanoseconds; zero if that is not known.
+    pace: u32,
     received: Received,
     total: Option<u64>,
     /// The index of the next outcome to hand out, for those handed out by index.
@@ -151,6 +160,7 @@ impl Job {
             made: AtomicU64::new(0),
             word: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
+            paced: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -261,6 +271,28 @@ impl Job {
         self.state().next
     }
 
+    /// Those who wait for it are to look at it after each outcome, as tasks are made by the [pace](Self::pace) of former
+    /// ones.
+    pub fn paces(&self) {
+        self.paced.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_paced(&self) -> bool {
+        self.paced.load(Ordering::Relaxed)
+    }
+
+    /// How long an item took of late, in nanoseconds, where workers measured it.
+    pub fn pace(&self) -> Option<u32> {
+        let pace = self.state().pace;
+        (pace != 0).then_some(pace)
+    }
+
+    /// How many tasks were made whose outcomes are still to come.
+    pub fn under_way(&self) -> u64 {
+        let made = self.made.load(Ordering::Relaxed);
+        made.saturating_sub(self.state().received.count())
+    }
+
     /// Nobody will ask for its outcomes: what is there is dropped, and what comes is.
     pub fn abandon(&self) {
         let mut state = self.state();
@@ -308,6 +340,11 @@ impl Job {
             return false;
         }
         outcome.deaths += state.kept.remove(index);
+        let pace = outcome.pace();
+        if pace != 0 {
+            // One slow task is no reason to take all that follow for slow.
+            state.pace = if state.pace == 0 { pace } else { state.pace / 2 + pace / 2 }.max(1);
+        }
         if state.abandoned || state.failure.is_some() {
             // Nobody will ask for it.
         } else if self.order == Order::Arrival {
@@ -417,7 +454,7 @@ impl Job {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::message::TaskId, *};
 
     /// With a hundred tasks.
     fn job(id: u64, order: Order) -> Job {
@@ -547,5 +584,22 @@ mod tests {
             sequence.seal(40);
             prop_assert!(sequence.is_done());
         }
+    }
+
+    #[test]
+    fn the_pace_follows_what_was_measured() {
+        let job = job(1, Order::Arrival);
+        let paced = |pace| {
+            let header = ResultHeader { id: TaskId { job: 1, index: 0 }, verdict: Verdict::Done };
+            Outcome::new(Verdict::Done, header.to_bytes_paced(pace).to_vec().into())
+        };
+        assert!(job.deliver(0, outcome(Verdict::Done, 1)));
+        assert_eq!(job.pace(), None);
+        assert!(job.deliver(1, paced(1000)));
+        assert_eq!(job.pace(), Some(1000));
+        assert!(job.deliver(2, paced(3000)));
+        assert!(job.deliver(3, outcome(Verdict::Done, 1)));
+        assert_eq!(job.pace(), Some(2000));
+        assert_eq!(job.under_way(), 96);
     }
 }

@@ -127,7 +127,9 @@ impl Verdict {
     }
 }
 
-/// A message of the result ring. With job zero it says nothing, and is there to wake whoever waits.
+/// A message of the result ring. With job zero it is not of a task: `Done` and `Failed` are then the last words of the
+/// worker that the index names ([`Engine::exits`](super::Engine::exits)), any other says nothing, and is there to wake
+/// whoever waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultHeader {
     /// Which task.
@@ -150,6 +152,18 @@ impl ResultHeader {
         bytes[8..16].copy_from_slice(&self.id.index.to_le_bytes());
         bytes[16..20].copy_from_slice(&(self.verdict as u32).to_le_bytes());
         bytes
+    }
+
+    /// As bytes, with a word of how long each item of the task took, in nanoseconds: zero if that was not measured.
+    pub fn to_bytes_paced(self, pace: u32) -> [u8; Self::LENGTH] {
+        let mut bytes = self.to_bytes();
+        bytes[20..].copy_from_slice(&pace.to_le_bytes());
+        bytes
+    }
+
+    /// How long each item of the task took, in nanoseconds; zero if that was not measured.
+    pub fn pace(bytes: &[u8]) -> u32 {
+        bytes.first_chunk::<{ Self::LENGTH }>().map_or(0, |bytes| short(bytes, 20))
     }
 
     /// From the beginning of a message; `None` if that is too short or says nothing known.
@@ -297,12 +311,17 @@ mod tests {
         }
 
         #[test]
-        fn result_headers_come_back_and_unknown_verdicts_do_not(job: u64, index: u64, number in 0..12u32) {
+        fn result_headers_come_back_and_unknown_verdicts_do_not(
+            job: u64, index: u64, number in 0..12u32, pace: u32,
+        ) {
             let mut bytes = ResultHeader { id: TaskId { job, index }, verdict: Verdict::Done }.to_bytes();
             bytes[16..20].copy_from_slice(&number.to_le_bytes());
             match ResultHeader::from_bytes(&bytes) {
                 Some(header) => {
                     prop_assert_eq!(header.verdict as u32, number);
+                    let paced = header.to_bytes_paced(pace);
+                    prop_assert_eq!(ResultHeader::from_bytes(&paced), Some(header));
+                    prop_assert_eq!((ResultHeader::pace(&paced), ResultHeader::pace(&bytes)), (pace, 0));
                     prop_assert_eq!(header.to_bytes(), bytes);
                 }
                 None => prop_assert!(number > 7),

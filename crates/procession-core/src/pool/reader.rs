@@ -192,9 +192,13 @@ impl Engine {
 
     /// Does what a message of the result ring says.
     pub(super) fn hear(&self, state: &mut State, message: Arrived) {
-        let Some(header) = ResultHeader::from_bytes(&message.bytes).filter(|header| header.id.job != 0) else {
+        let Some(header) = ResultHeader::from_bytes(&message.bytes) else {
             return;
         };
+        if header.id.job == 0 {
+            state.exits.hear(header, message);
+            return;
+        }
         if header.verdict == Verdict::Lost && state.retry(header.id) {
             return;
         }
@@ -209,7 +213,7 @@ impl Engine {
         match change {
             Change::None => {}
             Change::Progress(job) => {
-                if job.has_next() {
+                if job.has_next() || job.is_paced() {
                     job.wake();
                 }
             }

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     control::Control,
+    exits,
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
 };
 use crate::{
@@ -224,7 +225,24 @@ impl Worker {
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let header = ResultHeader { id, verdict }.to_bytes();
+        self.finish_paced(id, verdict, 0, payload, descriptors)
+    }
+
+    /// [`finish_with`](Self::finish_with), with a word of how long each item of the task took, in nanoseconds. Zero if that
+    /// was not measured.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish_with`](Self::finish_with).
+    pub fn finish_paced(
+        &self,
+        id: TaskId,
+        verdict: Verdict,
+        pace: u32,
+        payload: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let header = ResultHeader { id, verdict }.to_bytes_paced(pace);
         message::put_with(&self.port.results, &header, payload, descriptors, || {
             // Nobody waits for these results, perhaps: the parent has to be asked to read them.
             self.port.ring_doorbell();
@@ -238,6 +256,15 @@ impl Worker {
             self.port.ring_doorbell();
         }
         Ok(())
+    }
+
+    /// Its last words, when it ends in order: they are told by [`Engine::exits`](super::Engine::exits).
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for them.
+    pub fn leave(&self, verdict: Verdict, words: &[u8]) -> io::Result<()> {
+        exits::send(&self.port.results, self.slot, verdict, words)
     }
 
     /// The bytes of a function.
