@@ -129,11 +129,11 @@ class BaseContext:
 
         return queues.SimpleQueue(ctx=self.get_context())
 
-    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
-        """A pool of worker processes."""
+    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, **keywords):
+        """A pool of worker processes. The keywords are those that `pool.Pool` has besides the standard package's."""
         from . import pool
 
-        return pool.Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        return pool.Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context(), **keywords)
 
     def RawValue(self, typecode_or_type, *args):
         """A ctypes object in shared memory, without a lock."""

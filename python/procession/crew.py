@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from _pickle import dumps
+from _weakref import ref
 
 from . import util
 
@@ -117,7 +118,25 @@ class Crew:
         self._lock = threading.RLock()
         self._thread = None
         self._feeder = Feeder()
-        self.feed, self.close, self.forget = self._feeder.feed, self._feeder.close, self._feeder.forget
+        self.feed, self.forget = self._feeder.feed, self._feeder.forget
+        # Those of feeds that wait in between, and must not keep the others waiting.
+        self._feeders_apart = []
+
+    def feeder_apart(self):
+        """A feeder that nobody else uses."""
+        feeder = Feeder()
+        # It is there as long as it has something to do, or somebody has it.
+        self._feeders_apart = [*(other for other in self._feeders_apart if other() is not None), ref(feeder)]
+        return feeder
+
+    def _feeders(self):
+        apart = [feeder() for feeder in self._feeders_apart]
+        return [self._feeder, *(feeder for feeder in apart if feeder is not None)]
+
+    def close(self):
+        """End what can be ended of what is still to be fed."""
+        for feeder in self._feeders():
+            feeder.close()
 
     def fill(self, count):
         """Start workers until there are `count`. Raises what starting one raises."""
@@ -194,7 +213,8 @@ class Crew:
         """End it all, whatever is under way. Takes a bounded time."""
         if not self.engine.belongs_here():
             return
-        self._feeder.stop()
+        for feeder in self._feeders():
+            feeder.stop()
         self.engine.terminate()
         with self._lock:
             workers = [*self.workers]

@@ -7,6 +7,7 @@ are the engine's (`_core.PoolEngine`).
 import itertools
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -29,6 +30,8 @@ AsyncResult = ApplyResult
 
 # Up to so many items of a ready-made sequence are handed to the workers at once; other iterables by a thread.
 AT_ONCE = 4096
+# The engine chooses the sizes of chunks.
+AUTO = 0
 
 
 def __getattr__(name):
@@ -154,8 +157,19 @@ def _failure(error):
         except Exception as problem:
             reason = reason or problem
     else:
-        pickle = dumps(MaybeEncodingError(reason, error))
+        pickle = _failure_by_value(error, reason) or dumps(MaybeEncodingError(reason, error))
     return len(text).to_bytes(4, "little") + text + bytes(pickle)
+
+
+def _failure_by_value(error, reason):
+    """The pickle of an exception that has something in it which pickle refuses; None if there can be none."""
+    from . import by_value
+
+    try:
+        pickle = by_value.stand_in(_Bare(error), reason).pickle
+        return pickle if _survives(pickle, error) else None
+    except Exception:
+        return None
 
 
 def _unencodable_result(error, value):
@@ -262,13 +276,15 @@ def _prepare_worker():
         process._end_with_parent()
 
 
-def _work(port, place, initializer, initargs, maxtasks):
+def _work(port, place, initializer, initargs, maxtasks, life=None):
     """The life of a worker process: does tasks until there are no more."""
     _prepare_worker()
+    if life is not None:
+        life.pin(place)
     place = port.port.enter(place)
     if initializer is not None:
         initializer(*initargs)
-    done = place.serve(maxtasks)
+    done = place.serve(maxtasks) if life is None else life.serve(place, maxtasks)
     util.debug("worker exiting after %d tasks", done)
 
 
@@ -316,17 +332,46 @@ _LOOKED_AT = frozenset(
 )
 
 
+def _main_is_file():
+    """Whether new interpreters find the main module; else it is a prompt, a notebook, `-c`."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file is not None and not os.path.basename(file).startswith("<") and not hasattr(sys, "ps1")
+
+
 class Pool:
     """Worker processes that calls are handed to."""
 
     _wrap_exception = True
+    # Of one whose arguments are wrong.
+    _state = INIT
 
     @staticmethod
     def Process(ctx, *args, **kwds):
         """A process object of the pool's context."""
         return ctx.Process(*args, **kwds)
 
-    def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
+    def __init__(
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        max_memory_per_child=None,
+        worker_init=None,
+        worker_exit=None,
+        use_worker_state=False,
+        cpu_ids=None,
+    ):
+        """A pool of `processes` workers, as in the standard package; beyond that:
+
+        `worker_init()` is called by each worker at its start, and `worker_exit()` when it ends in order; what that
+        returns, `get_exit_results()` tells. With `use_worker_state`, both of them and the functions of all tasks get a
+        dictionary as their first argument, which the worker keeps. A worker that has more than `max_memory_per_child`
+        KiB of memory resident after a task ends in order, and another takes its place. `cpu_ids` are the CPUs for each
+        worker: ints, or lists of ints; where there are fewer than workers, they are used in turn.
+        """
         self._pool = []
         self._state = INIT
         self._ctx = context or get_context()
@@ -343,6 +388,12 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = index(processes)
+        self._life, self._exit_results = None, []
+        life = max_memory_per_child, worker_init, worker_exit, use_worker_state or None, cpu_ids
+        if any(asked is not None for asked in life):
+            from .worker_life import Life
+
+            self._life = Life(*life)
         self._set_up()
         self._state = RUN
 
@@ -372,7 +423,12 @@ class Pool:
         # Without the pool in it, which would never be collected.
         ctx, make = self._ctx, self.Process
         port = _Port(self._engine.port())
-        rest = self._initializer, self._initargs, self._maxtasksperchild
+        rest = self._initializer, self._initargs, self._maxtasksperchild, self._life
+        forks = ctx.get_start_method() == "fork"
+        if not forks or not _main_is_file():
+            from . import by_value
+
+            rest = by_value.prepare(self._engine, forks, _main_is_file(), *rest)
 
         def start(place):
             made = make(ctx, target=_work, args=(port, place, *rest))
@@ -452,7 +508,11 @@ class Pool:
         return self._engine.apply_async(self, func, args, kwds, callback, error_callback)
 
     def map(self, func, iterable, chunksize=None):
-        """A list of `func(item)` for each item."""
+        """A list of `func(item)` for each item.
+
+        Workers get `chunksize` items at a time: about a quarter of each worker's share, if it is None. With "auto" it
+        is chosen as results come, so that a chunk takes some milliseconds.
+        """
         return self._map_async(func, iterable, False, chunksize).get()
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
@@ -471,18 +531,28 @@ class Pool:
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
-        if chunksize is None:
+        if chunksize == "auto":
+            chunksize = self._auto() if len(iterable) else 1
+        elif chunksize is None:
             # Four chunks for each worker.
             chunksize = -(-len(iterable) // (len(self._pool) * 4 or 1))
         elif chunksize < 1 and len(iterable):
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         if not len(iterable):
             # There is nothing to wait for, hence no callback, as in the standard package.
-            iterable, callback = (), None
-        chunksize = max(chunksize, 1)
+            iterable, callback, chunksize = (), None, 1
         result, feed = self._engine.map_async(self, func, iterable, chunksize, star, callback, error_callback)
-        self._feed(feed)
+        if chunksize == AUTO:
+            self._crew.feeder_apart().feed(feed)
+        else:
+            self._feed(feed)
         return result
+
+    def _auto(self):
+        # What the engine takes for a size that it is to choose.
+        if not hasattr(self._crew, "feeder_apart"):
+            raise ValueError("chunksize='auto' is for pools of processes that have no queues of their own making")
+        return AUTO
 
     @staticmethod
     def _get_tasks(func, it, size):
@@ -502,7 +572,7 @@ class Pool:
         """An iterator over `func(item)` for each item, in order.
 
         The items are taken in the background: all of them as fast as they come, or with `buffersize` only so many
-        (chunks, if they have more than one item) beyond those whose results were taken out.
+        (chunks, if they have more than one item) beyond those whose results were taken out. `chunksize` as for `map()`.
         """
         return self._imap(func, iterable, chunksize, buffersize, True)
 
@@ -512,7 +582,9 @@ class Pool:
 
     def _imap(self, func, iterable, chunksize, buffersize, ordered):
         self._check_running()
-        if chunksize < 1:
+        if chunksize == "auto":
+            chunksize = self._auto()
+        elif chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         if buffersize is not None:
             if not isinstance(buffersize, int):
@@ -523,7 +595,10 @@ class Pool:
         if buffersize is not None:
             from .buffered import buffered
 
-            results = buffered(self._crew, results, feed, buffersize, ordered)
+            feeder = self._crew if chunksize != AUTO else self._crew.feeder_apart()
+            results = buffered(feeder, results, feed, buffersize, ordered)
+        elif chunksize == AUTO:
+            self._crew.feeder_apart().feed(feed)
         elif type(iterable) in (list, tuple, range) and len(iterable) <= AT_ONCE:
             self._feed(feed)
         else:
@@ -539,6 +614,20 @@ class Pool:
             self._state = CLOSE
             self._crew.close()
             self._engine.close()
+
+    def get_exit_results(self, return_exceptions=False):
+        """What `worker_exit` has returned in each of the workers that ended in order. Call it after `join()`.
+
+        If it raised in one of them, that is raised, unless exceptions are to stand among the results.
+        """
+        self.join()
+        if self._life is not None:
+            self._exit_results += self._engine.exit_results()
+        if not return_exceptions:
+            for succeeded, error in self._exit_results:
+                if not succeeded:
+                    raise error
+        return [told for _, told in self._exit_results]
 
     def terminate(self):
         """End the workers now, whatever they are doing."""

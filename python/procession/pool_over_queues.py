@@ -522,6 +522,11 @@ def _with_place(make, engine, *args, **kwds):
 
 def set_up(owner):
     """Has a pool work over the queues that its class makes."""
+    if owner._life is not None:
+        raise TypeError(
+            f"{type(owner).__name__} has queues or workers of its own making: max_memory_per_child, worker_init, "
+            "worker_exit, use_worker_state and cpu_ids are not to be had"
+        )
     owner._setup_queues()
     owner._change_notifier = owner._ctx.SimpleQueue()
     engine = QueuesEngine(owner)

@@ -6,6 +6,7 @@ use std::{
     os::fd::{BorrowedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, ThreadId},
+    time::{Duration, Instant},
 };
 
 use procession_core::pool::{Definition, Engine, Event, Job, Order, Reaction};
@@ -17,13 +18,14 @@ use pyo3::{
 };
 
 use super::{
-    Mode, PoolPort,
+    MEASURED, Mode, PoolPort,
+    by_value::{Main, with_pickle_of},
+    exits,
     functions::Functions,
     has_function, is_large,
     results::{ApplyResult, Call, Callbacks, MapResult},
     streams::{IMapIterator, PoolFeed},
 };
-use crate::pickling;
 
 /// What the parent has of a pool besides its processes.
 #[pyclass(module = "procession._core", frozen)]
@@ -35,6 +37,7 @@ pub(crate) struct PoolEngine {
     unsettled: Mutex<HashMap<u64, Py<ApplyResult>>>,
     /// Calls that wait until the workers have taken more of those before them.
     backlog: Mutex<VecDeque<Deferred>>,
+    main: Main,
     /// The thread that attends to the pool: in `run`, or in what that had it do.
     attendant: Mutex<Option<ThreadId>>,
 }
@@ -44,7 +47,14 @@ pub(crate) struct PoolEngine {
 pub(super) struct Recipe {
     pub(super) function: Py<PyAny>,
     definition: Definition,
-    mode: Mode,
+    mode: u32,
+}
+
+impl Recipe {
+    /// The same, with workers that tell how long each item took.
+    pub(super) fn measured(self) -> Self {
+        Self { mode: self.mode | MEASURED, ..self }
+    }
 }
 
 impl PoolEngine {
@@ -59,22 +69,23 @@ impl PoolEngine {
     }
 
     pub(super) fn recipe(&self, function: &Bound<'_, PyAny>, mode: Mode) -> PyResult<Recipe> {
-        let definition = self.functions.define(self.here()?, function)?;
-        Ok(Recipe { function: function.clone().unbind(), definition, mode })
+        let (definition, function) = self.functions.define(self.here()?, function, self.main.get())?;
+        Ok(Recipe { function: function.unbind(), definition, mode: mode as u32 })
     }
 
     /// Pickles the arguments of a task and gives it to the workers.
     pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = payload.py();
         let put = |parts: &[&[u8]]| {
-            let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode as u32, parts);
+            let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
             // Other threads may go on while much is copied.
             Ok(if is_large(parts) { py.detach(submit) } else { submit() }?)
         };
         if has_function(recipe.definition) {
-            pickling::with_pickle(payload, put)?
+            with_pickle_of(payload, self.main.get(), put)?
         } else {
-            pickling::with_pickle((recipe.function.bind(py), payload).into_bound_py_any(py)?.as_any(), put)?
+            let both = (recipe.function.bind(py), payload).into_bound_py_any(py)?;
+            with_pickle_of(&both, self.main.get(), put)?
         }
     }
 
@@ -153,6 +164,7 @@ impl PoolEngine {
             functions: Functions::default(),
             unsettled: Mutex::default(),
             backlog: Mutex::default(),
+            main: Main::new(),
             attendant: Mutex::default(),
         })
     }
@@ -162,6 +174,9 @@ impl PoolEngine {
             for result in unsettled.values() {
                 visit.call(result)?;
             }
+        }
+        if let Some(main) = self.main.get() {
+            visit.call(main)?;
         }
         self.functions.traverse(&visit)
     }
@@ -241,6 +256,17 @@ impl PoolEngine {
         self.engine.belongs_here()
     }
 
+    /// The main module is not a file: `main` tells which of its functions and classes the workers know, and sends the others.
+    fn send_main(&self, main: Py<PyAny>) {
+        // Once, when the pool is made.
+        let _ = self.main.set(main);
+    }
+
+    /// What workers told when they ended, since this was last asked for: whether it went well, and a value or an exception.
+    fn exit_results(&self, py: Python<'_>) -> PyResult<Vec<(bool, Py<PyAny>)>> {
+        exits::of(py, self)
+    }
+
     /// How many calls are under way.
     fn jobs(&self) -> PyResult<usize> {
         Ok(self.here()?.jobs())
@@ -285,7 +311,7 @@ impl PoolEngine {
     }
 
     /// Has the workers call `func` for each item, chunks of them at a time, as the returned feed is fed. Returns the
-    /// result, and the feed.
+    /// result, and the feed. A `chunksize` of zero stands for "auto".
     #[pyo3(signature = (owner, func, items, chunksize, star, callback = None, error_callback = None))]
     #[allow(clippy::too_many_arguments)] // they are those of Pool.map_async
     fn map_async<'py>(
@@ -309,7 +335,7 @@ impl PoolEngine {
     }
 
     /// Has the workers call `func` for each item, as the returned feed is fed. Returns the iterator over what comes back,
-    /// and the feed.
+    /// and the feed. A `chunksize` of zero stands for "auto".
     fn stream<'py>(
         slf: &Bound<'py, Self>,
         owner: &Bound<'py, PyAny>,
@@ -322,7 +348,7 @@ impl PoolEngine {
         let job = slf.get().here()?.open(order, false);
         let call = Arc::new(Call::new(slf, job, owner, func, Callbacks::default()));
         let iterator = IMapIterator::over(slf.py(), call.clone(), ordered)?;
-        let mode = if chunksize > 1 { Mode::Map } else { Mode::Single };
+        let mode = if chunksize == 1 { Mode::Single } else { Mode::Map };
         let any = iterator.clone().into_any();
         Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, &any, func, mode, items, chunksize))?))
     }
@@ -396,17 +422,22 @@ impl Deferred {
     }
 }
 
-/// The next items of an iterator, as a tuple; `None` if there are none left.
+/// The next items of an iterator, as a tuple; `None` if there are none left. With a `patience`, as many as come in that time.
 pub(super) fn chunk_of<'py>(
     py: Python<'py>,
     items: &mut Bound<'py, pyo3::types::PyIterator>,
     size: usize,
+    patience: Option<Duration>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut chunk = Vec::new();
+    let began = patience.map(|_| Instant::now());
     while chunk.len() < size.max(1) {
         match items.next() {
             Some(item) => chunk.push(item?),
             None => break,
+        }
+        if began.is_some_and(|began| Some(began.elapsed()) >= patience) {
+            break;
         }
     }
     if chunk.is_empty() { Ok(None) } else { Ok(Some(PyTuple::new(py, chunk)?.into_any())) }

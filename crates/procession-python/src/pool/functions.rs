@@ -12,6 +12,7 @@ use pyo3::{
     types::{PyCFunction, PyFunction, PyType},
 };
 
+use super::by_value;
 use crate::pickling;
 
 /// The opcodes that end the pickle of something which is found by its name: `STACK_GLOBAL`, with or without
@@ -47,30 +48,45 @@ impl Functions {
         drop(taken);
     }
 
-    /// The definition of a function; the default one if it has to go with each task.
+    /// The definition of a function. `None` if it has to go with each task: then in this form, which may be one by value.
     ///
     /// # Errors
     ///
     /// Whatever pickling it raises, or an `OSError` if memory is lacking.
-    pub(super) fn define(&self, engine: &Engine, function: &Bound<'_, PyAny>) -> PyResult<Definition> {
+    pub(super) fn define<'py>(
+        &self,
+        engine: &Engine,
+        function: &Bound<'py, PyAny>,
+        main: Option<&Py<PyAny>>,
+    ) -> PyResult<(Definition, Bound<'py, PyAny>)> {
         let address = function.as_ptr() as usize;
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
-            return Ok(known.definition);
+            return Ok((known.definition, function.clone()));
         }
         let found_by_name = function.is_exact_instance_of::<PyFunction>()
             || function.is_exact_instance_of::<PyCFunction>()
             || function.is_instance_of::<PyType>();
         if !found_by_name {
-            return Ok(Definition::default());
+            return Ok((Definition::default(), function.clone()));
+        }
+        if let Some(main) = main {
+            let sent = main.bind(function.py()).call_method1("portable", (function,))?;
+            if !sent.is(function) {
+                return Ok((Definition::default(), sent));
+            }
         }
         // Pickling may run code of the user's: not under the lock.
-        let pickle = pickling::to_vec(function)?;
+        let pickle = match pickling::to_vec(function) {
+            Ok(pickle) => pickle,
+            // Once for all tasks of a call.
+            Err(refusal) => return Ok((Definition::default(), by_value::stand_in(function, refusal, main)?)),
+        };
         if !BY_NAME.iter().any(|end| pickle.ends_with(end)) {
-            return Ok(Definition::default());
+            return Ok((Definition::default(), function.clone()));
         }
         let definition = engine.define(&pickle)?;
         let known = Known { function: function.clone().unbind(), definition };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, known);
-        Ok(definition)
+        Ok((definition, function.clone()))
     }
 }

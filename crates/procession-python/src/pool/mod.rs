@@ -1,6 +1,8 @@
 //! Pools: the parent's end, the results it gives out, and the worker's end.
 
+mod by_value;
 mod engine;
+mod exits;
 mod functions;
 mod results;
 mod streams;
@@ -39,6 +41,9 @@ impl Mode {
             .find(|mode| *mode as u32 == number)
     }
 }
+
+/// Added to a mode if the worker is to tell how long each item took.
+const MEASURED: u32 = 1 << 16;
 
 /// Tells of a task without a definition: its function comes in a pair with the payload.
 fn has_function(definition: Definition) -> bool {

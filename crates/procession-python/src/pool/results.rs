@@ -203,7 +203,7 @@ impl Drop for Call {
 }
 
 /// The exception of a failed task, with the traceback of the worker as its cause.
-fn failure<'py>(py: Python<'py>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn failure<'py>(py: Python<'py>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let (text, pickle) = split_failure(payload);
     let raised = loads(py, pickle)?;
     if !text.is_empty() {
@@ -213,7 +213,7 @@ fn failure<'py>(py: Python<'py>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> 
     Ok(raised)
 }
 
-fn traceback(payload: &[u8]) -> String {
+pub(super) fn traceback(payload: &[u8]) -> String {
     split_failure(payload).0
 }
 

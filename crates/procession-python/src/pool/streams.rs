@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use procession_core::pool::{Engine, Job, Next};
+use procession_core::pool::{Engine, Job, Next, Pace};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyStopIteration},
@@ -16,7 +16,7 @@ use super::{
     engine::{Recipe, chunk_of},
     results::{Call, timeout_error},
 };
-use crate::wait::Timeout;
+use crate::wait::{Timeout, block};
 
 /// What `Pool.imap()` returns: an iterator over the results, in the order of the items.
 #[pyclass(module = "procession.pool", name = "IMapIterator", frozen, subclass, weakref)]
@@ -122,6 +122,15 @@ struct State {
     /// `None` when it has ended.
     items: Option<PyResult<Py<PyIterator>>>,
     index: u64,
+    auto: Option<Auto>,
+}
+
+/// What chooses the sizes of chunks.
+#[derive(Debug)]
+struct Auto {
+    pace: Pace,
+    /// How many items are left, if that is known.
+    left: Option<u64>,
 }
 
 impl PoolFeed {
@@ -133,11 +142,19 @@ impl PoolFeed {
         items: &Bound<'_, PyAny>,
         chunksize: usize,
     ) -> Self {
-        let recipe = call.engine().recipe(func, mode);
+        let mut recipe = call.engine().recipe(func, mode);
         let chunksize = (mode != Mode::Single).then_some(chunksize);
+        let auto = (chunksize == Some(0)).then(|| {
+            call.job().paces();
+            let workers = call.engine().engine.workers();
+            Auto { pace: Pace::new(workers), left: items.len().ok().map(|left| left as u64) }
+        });
+        if auto.is_some() {
+            recipe = recipe.map(Recipe::measured);
+        }
         let items = items.try_iter().map(Bound::unbind);
         let result = result.clone().unbind();
-        Self { call, result, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0 }) }
+        Self { call, result, recipe, chunksize, state: Mutex::new(State { items: Some(items), index: 0, auto }) }
     }
 
     fn finish(&self, py: Python<'_>, engine: &Engine, mut state: MutexGuard<'_, State>) {
@@ -151,15 +168,40 @@ impl PoolFeed {
         });
     }
 
+    /// Waits until there is to be another chunk of a size to be chosen. False if there is to be none.
+    fn awaits_chunk(&self, py: Python<'_>, engine: &Engine) -> PyResult<bool> {
+        let state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let Some(window) = state.auto.as_ref().map(|auto| auto.pace.window()) else {
+            return Ok(true);
+        };
+        drop(state);
+        let job = self.call.job();
+        let ready = |job: &Job| job.is_done() || job.under_way() < window;
+        if !ready(job) {
+            engine.submitted();
+            while block(py, Timeout::FOREVER, |wait| engine.wait(job, ready, wait))?.is_none() {}
+        }
+        // Its end is not known as yet: if it is done, it was given up.
+        Ok(!job.is_done())
+    }
+
     fn one(&self, py: Python<'_>, state: &mut State) -> PyResult<bool> {
         let Some(items) = &state.items else {
             return Ok(false);
         };
         let recipe = self.recipe.as_ref().map_err(|error| error.clone_ref(py))?;
         let mut items = items.as_ref().map_err(|error| error.clone_ref(py))?.bind(py).clone();
-        let payload = match self.chunksize {
-            None => items.next().transpose()?,
-            Some(size) => chunk_of(py, &mut items, size)?,
+        let payload = match (self.chunksize, &mut state.auto) {
+            (None, _) => items.next().transpose()?,
+            (Some(size), None) => chunk_of(py, &mut items, size, None)?,
+            (Some(_), Some(auto)) => {
+                let size = auto.pace.next(self.call.job().pace(), auto.left);
+                let chunk = chunk_of(py, &mut items, size, Some(Pace::patience()))?;
+                if let (Some(left), Some(chunk)) = (&mut auto.left, &chunk) {
+                    *left = left.saturating_sub(chunk.len()? as u64);
+                }
+                chunk
+            }
         };
         let Some(payload) = payload else {
             return Ok(false);
@@ -190,6 +232,15 @@ impl PoolFeed {
         for _ in 0..count {
             if engine.is_full() {
                 break;
+            }
+            if state.auto.is_some() {
+                drop(state);
+                let more = self.awaits_chunk(py, engine)?;
+                state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+                if !more {
+                    self.finish(py, engine, state);
+                    return Ok(false);
+                }
             }
             let more = match self.one(py, &mut state) {
                 Ok(more) => more,

@@ -3,21 +3,24 @@
 use std::{
     collections::HashMap,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    time::Instant,
 };
 
 use procession_core::{
     channel::TakeError,
     pool::{Definition, Port, Task, Verdict, Worker},
+    process::resident,
 };
 use pyo3::{
     exceptions::{PyMemoryError, PyOSError, PyRuntimeError},
     prelude::*,
+    sync::PyOnceLock,
     types::{PyBytes, PyDict, PyTuple},
 };
 
-use super::{Mode, has_function, is_large, of_pool_module};
+use super::{MEASURED, Mode, by_value::with_pickle_of, has_function, is_large, of_pool_module};
 use crate::{
-    pickling::{loads, with_pickle},
+    pickling::loads,
     wait::{Timeout, block},
 };
 
@@ -62,10 +65,17 @@ pub(crate) struct PoolWorker(Worker);
 
 #[pymethods]
 impl PoolWorker {
-    /// Do tasks, until the pool has no more or `most` are done. Returns how many it was.
-    #[pyo3(signature = (most = None))]
-    fn serve(&self, py: Python<'_>, most: Option<u64>) -> PyResult<u64> {
-        let mut functions = HashMap::new();
+    /// Do tasks, until the pool has no more, or `most` are done, or this process has more than `most_memory` bytes after one.
+    /// With a `state`, functions get it as their first argument. Returns how many tasks it was.
+    #[pyo3(signature = (most = None, state = None, most_memory = None))]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        most: Option<u64>,
+        state: Option<Py<PyAny>>,
+        most_memory: Option<u64>,
+    ) -> PyResult<u64> {
+        let mut functions = Functions { state, known: HashMap::new() };
         let mut done = 0;
         self.0.ready();
         while most.is_none_or(|most| done < most) {
@@ -83,19 +93,55 @@ impl PoolWorker {
             self.run(py, &task, &mut functions)?;
             self.0.recycle(task);
             done += 1;
+            if let Some(most) = most_memory
+                && resident()? > most
+            {
+                break;
+            }
         }
         Ok(done)
     }
+
+    /// Tell what the pool is to know at the end of this worker: a pickle, or a failure as `procession.pool` writes it.
+    fn leave(&self, succeeded: bool, told: &[u8]) -> PyResult<()> {
+        Ok(self.0.leave(if succeeded { Verdict::Done } else { Verdict::Failed }, told)?)
+    }
 }
 
-/// The functions this worker has been asked to call, by the numbers of their definitions.
-type Functions = HashMap<u32, Py<PyAny>>;
+/// The functions this worker has been asked to call.
+struct Functions {
+    /// What each of them gets as its first argument, if anything.
+    state: Option<Py<PyAny>>,
+    /// By the numbers of their definitions.
+    known: HashMap<u32, Py<PyAny>>,
+}
+
+impl Functions {
+    /// The function as it is to be called.
+    fn bind<'py>(&self, function: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        static PARTIAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = function.py();
+        match &self.state {
+            Some(state) => PARTIAL.import(py, "functools", "partial")?.call1((function, state)),
+            None => Ok(function),
+        }
+    }
+}
+
+/// Nanoseconds for each of the items of a task that took from `began` until now, as far as they can be told; never zero.
+fn pace(began: Instant, value: &Bound<'_, PyAny>) -> u32 {
+    let items = value.len().unwrap_or(1).max(1);
+    u32::try_from(began.elapsed().as_nanos() / items as u128).unwrap_or(u32::MAX).max(1)
+}
 
 impl PoolWorker {
     /// Runs a task and sends what comes of it.
     fn run(&self, py: Python<'_>, task: &Task, functions: &mut Functions) -> PyResult<()> {
+        let began = (task.mode() & MEASURED != 0).then(Instant::now);
         let sent = match self.call(py, task, functions) {
-            Ok(value) => match with_pickle(&value, |parts| self.send(py, task, Verdict::Done, parts)) {
+            Ok(value) => match with_pickle_of(&value, None, |parts| {
+                self.send(py, task, Verdict::Done, began.map_or(0, |began| pace(began, &value)), parts)
+            }) {
                 Ok(sent) => sent,
                 Err(error) => return self.report(py, task, "_unencodable_result", (error.into_value(py), value)),
             },
@@ -112,8 +158,8 @@ impl PoolWorker {
         }
     }
 
-    fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, payload: &[&[u8]]) -> PyResult<()> {
-        let finish = || self.0.finish(task.id(), verdict, payload);
+    fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, pace: u32, payload: &[&[u8]]) -> PyResult<()> {
+        let finish = || self.0.finish_paced(task.id(), verdict, pace, payload, &[]);
         Ok(if is_large(payload) { py.detach(finish) } else { finish() }?)
     }
 
@@ -126,17 +172,18 @@ impl PoolWorker {
         about: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<()> {
         let payload = of_pool_module(py, how)?.call1(about)?;
-        self.send(py, task, Verdict::Failed, &[payload.cast::<PyBytes>()?.as_bytes()])
+        self.send(py, task, Verdict::Failed, 0, &[payload.cast::<PyBytes>()?.as_bytes()])
     }
 
     fn call<'py>(&self, py: Python<'py>, task: &Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {
-        let mode =
-            Mode::from_number(task.mode()).ok_or_else(|| PyRuntimeError::new_err("a task of an unknown kind"))?;
+        let mode = Mode::from_number(task.mode() & !MEASURED)
+            .ok_or_else(|| PyRuntimeError::new_err("a task of an unknown kind"))?;
         let payload = loads(py, task.payload())?;
         let (function, payload) = if has_function(task.definition()) {
             (self.function(py, task.definition(), functions)?, payload)
         } else {
-            payload.extract()?
+            let (function, payload) = payload.extract()?;
+            (functions.bind(function)?, payload)
         };
         match mode {
             Mode::Call => match payload.cast::<PyTuple>() {
@@ -161,12 +208,12 @@ impl PoolWorker {
         definition: Definition,
         functions: &mut Functions,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(function) = functions.get(&definition.number) {
+        if let Some(function) = functions.known.get(&definition.number) {
             return Ok(function.bind(py).clone());
         }
         let bytes = self.0.definition(definition).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-        let function = loads(py, &bytes)?;
-        functions.insert(definition.number, function.clone().unbind());
+        let function = functions.bind(loads(py, &bytes)?)?;
+        functions.known.insert(definition.number, function.clone().unbind());
         Ok(function)
     }
 }
