@@ -15,6 +15,9 @@ from procession import pool as pool_module
 
 pytest.importorskip("cloudpickle")
 
+# What does not depend on how workers are started.
+forked = pytest.mark.parametrize("method", ["fork"], indirect=True)
+
 
 class Named:
     def __init__(self, value):
@@ -74,6 +77,7 @@ def test_functions_go_by_value(pool):
     assert pool.apply(Local.static, (2,)) == 8
 
 
+@forked
 def test_as_they_are_when_they_are_sent(pool):
     seen = []
 
@@ -100,6 +104,7 @@ def test_classes_that_have_a_name_stay_one_class(pool):
     assert type(pool.apply(lambda x: (Named(x), lambda: x)[0], (5,))) is Named
 
 
+@forked
 def test_classes_that_have_none_come_back_as_themselves(pool):
     class Local:
         pass
@@ -107,6 +112,7 @@ def test_classes_that_have_none_come_back_as_themselves(pool):
     assert type(pool.apply(call, (Local,))) is Local
 
 
+@forked
 def test_exceptions_do(pool):
     with pytest.raises(Exception, match="of no name") as raised:
         pool.apply(raise_local)
@@ -138,6 +144,7 @@ def test_beginnings_and_ends_do(ctx):
     assert pool.get_exit_results() == [4]
 
 
+@forked
 def test_what_nobody_can_send_is_refused_as_ever(pool):
     lock = threading.Lock()
     with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
@@ -260,6 +267,7 @@ def test_it_is_not_imported_without_need(program, method):
     assert running.finish()[0].split() == ["[False]", "False"]
 
 
+@forked
 def test_only_pools_do_so(ctx):
     queue = ctx.SimpleQueue()
     with pytest.raises(Exception, match=r"(?i)pickle|lambda"):

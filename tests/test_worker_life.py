@@ -11,6 +11,9 @@ import processes
 import procession
 from procession.pool import MaybeEncodingError, ThreadPool, WorkerLostError
 
+# What does not depend on how workers are started.
+forked = pytest.mark.parametrize("method", ["fork"], indirect=True)
+
 
 def square(x):
     return x * x
@@ -114,12 +117,14 @@ def test_workers_have_a_state(ctx):
     assert sum(total for _, total in told) == sum(range(25))
 
 
+@forked
 def test_a_state_without_anything_else(ctx):
     with ctx.Pool(1, use_worker_state=True) as pool:
         assert pool.map(add, [1, 2]) == [1, 2]
         assert pool.apply(sum_of)[1] == 3
 
 
+@forked
 def test_a_worker_that_was_replaced_has_told_as_well(ctx):
     pool = ctx.Pool(2, maxtasksperchild=5, worker_exit=sum_of, use_worker_state=True)
     assert sorted(pool.imap_unordered(add, range(15))) == [*range(15)]
@@ -130,6 +135,7 @@ def test_a_worker_that_was_replaced_has_told_as_well(ctx):
     assert len({pid for pid, _ in told}) == len(told)
 
 
+@forked
 def test_what_the_end_raises_stands_in_its_place(ctx):
     pool = ctx.Pool(2, worker_exit=fail)
     assert pool.apply(square, (3,)) == 9
@@ -148,6 +154,7 @@ def test_the_end_may_go_wrong_in_any_way(end, error):
         pool.get_exit_results()
 
 
+@forked
 def test_there_is_no_end_for_those_that_are_ended(ctx, tmp_path):
     pool = ctx.Pool(1, worker_exit=farewell)
     result = pool.apply_async(note_and_sleep, (tmp_path / "note",))
@@ -168,6 +175,7 @@ def test_there_is_no_end_for_those_that_are_ended(ctx, tmp_path):
     assert pool.get_exit_results() == []
 
 
+@forked
 def test_results_of_ends_are_there_when_all_have_ended(ctx):
     with ctx.Pool(1, worker_exit=farewell) as pool:
         with pytest.raises(ValueError, match="still running"):
@@ -190,6 +198,7 @@ def kill_myself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@forked
 def test_an_end_that_dies_keeps_nobody_waiting(ctx):
     pool = ctx.Pool(2, worker_exit=kill_myself)
     assert pool.map(square, range(4)) == [0, 1, 4, 9]
@@ -200,6 +209,7 @@ def test_an_end_that_dies_keeps_nobody_waiting(ctx):
 # Memory
 
 
+@forked
 def test_a_worker_that_has_grown_is_replaced(ctx):
     # More than any interpreter has at its start, with NumPy and pytest in it, if forked.
     pool = ctx.Pool(1, max_memory_per_child=(200 << 10), worker_exit=farewell)
@@ -214,6 +224,7 @@ def test_a_worker_that_has_grown_is_replaced(ctx):
     assert len(told) == 2
 
 
+@forked
 def test_one_that_is_too_large_from_the_beginning_does_one_task(ctx):
     with ctx.Pool(1, max_memory_per_child=1) as pool:
         pids = [pool.apply(os.getpid) for _ in range(3)]
@@ -237,6 +248,7 @@ def test_workers_run_on_their_cpus(ctx):
     assert sorted(os.sched_getaffinity(0)) == cpus
 
 
+@forked
 def test_cpus_are_used_in_turn_and_by_those_that_replace_others(ctx):
     cpus = sorted(os.sched_getaffinity(0))
     with ctx.Pool(3, cpu_ids=[[cpu] for cpu in cpus[:2]], maxtasksperchild=2) as pool:

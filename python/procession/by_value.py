@@ -39,7 +39,7 @@ class ByValue:
 
 def _named_in_main(obj):
     """Whether it is a function or a class of the main module, going by what it says of itself."""
-    return isinstance(obj, (types.FunctionType, type)) and obj.__module__ == "__main__"
+    return isinstance(obj, (types.FunctionType, type)) and getattr(obj, "__module__", None) == "__main__"
 
 
 def _found_in(names, obj):
