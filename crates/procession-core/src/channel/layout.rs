@@ -4,19 +4,25 @@
 //! |--------------------|------|------------|
 //! | the first page     | the segment's header, then [`Header`] | mapping |
 //! | [`WINDOW`] bytes   | the window: the oldest messages | mapping |
+//! | [`BLOCK_TABLE`] bytes | the table of blocks (`memory/blocks`) | mapping |
 //! | from [`SPILL_AT`]  | the spill: what did not fit the window | pread, pwrite |
+//! | from [`BLOCKS_AT`] | the blocks: large buffers that go with messages | each by a mapping of its own |
 //!
 //! Both areas are rings of bytes of their own: positions count all bytes that ever went through, and are reduced when
 //! memory is touched. A message is a record: its length in eight bytes, the bytes, and padding to a multiple of eight. If it
-//! has descriptors with it, the length is marked ([`ACCOMPANIED`]), and the bytes begin with their ticket (`courier.rs`).
+//! has descriptors with it, the length is marked ([`ACCOMPANIED`]), and the bytes begin with their ticket (`courier.rs`). If it has
+//! blocks with it, that is marked too ([`LADEN`]); then come their number, in eight bytes, and which they are.
 #![allow(unsafe_code)]
 
-use std::{mem::MaybeUninit, ptr::NonNull};
+use std::{
+    mem::{MaybeUninit, offset_of},
+    ptr::NonNull,
+};
 
 use super::{published::Published, sleepers::Sleepers};
 use crate::{
     loom::{AtomicU32, AtomicU64},
-    memory::{HEADER, Segment},
+    memory::{BLOCK_TABLE, BlocksLayout, HEADER, Segment},
     sync::LockWord,
 };
 
@@ -25,24 +31,36 @@ pub(super) const WINDOW_AT: usize = 4096;
 /// The size of the window, a power of two: room for a backlog of tens of thousands of small messages, which are much
 /// cheaper here than in the spill.
 pub(super) const WINDOW: u64 = 1 << 22;
+/// Where the table of blocks begins.
+const TABLE_AT: usize = WINDOW_AT + WINDOW as usize;
+/// How much of the file is mapped.
+pub(super) const MAPPED: usize = TABLE_AT + BLOCK_TABLE;
 /// How much of the window is secured at a time.
 pub(super) const WINDOW_STEP: u64 = 1 << 16;
 /// Where the spill begins: at a multiple of any page size.
 pub(super) const SPILL_AT: u64 = 1 << 23;
 /// The size of the file, which takes no memory where nothing was written.
 pub(super) const FILE: u64 = 1 << 42;
+/// Where the blocks begin: at a multiple of any page size.
+pub(super) const BLOCKS_AT: u64 = 1 << 41;
 /// The room of the spill if the file is as large as it can be; less where the system limits the size of files.
-pub(super) const SPILL: u64 = FILE - SPILL_AT;
+pub(super) const SPILL: u64 = BLOCKS_AT - SPILL_AT;
 /// The length that precedes each message.
 pub(super) const PREFIX: u64 = 8;
 
 /// In the length: the message has descriptors with it, and the first [`TICKET`] bytes say which. No message is so long.
 pub(super) const ACCOMPANIED: u64 = 1 << 63;
+/// In the length: the message has blocks with it, and the bytes begin with which, after the ticket if there is one.
+pub(super) const LADEN: u64 = 1 << 62;
+/// Both marks.
+pub(super) const MARKS: u64 = ACCOMPANIED | LADEN;
+/// A message has no more blocks than this.
+pub(super) const MOST_BLOCKS: usize = 64;
 /// How long a ticket is.
 pub(super) const TICKET: usize = 8;
 
 /// "prcring" and the version of the layout.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"prcring\x02");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"prcring\x03");
 
 /// How much room a message of `length` bytes takes; `None` if that cannot be represented.
 pub(super) fn record(length: u64) -> Option<u64> {
@@ -75,6 +93,7 @@ pub(super) const SPILL_HEAD: usize = 1;
 /// | `doorbell` | the owner | not zero: somebody wants to be told of each message by other means than a futex |
 /// | `done`, `joiners` | the queue on the ring | how many messages were dealt with, and who waits for all of them |
 /// | `bell_lock`, `bell_state` | the pollable descriptor | see `pollable.rs` |
+/// | `blocks_used` | producers | how many entries of the table of blocks were ever used |
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Header {
@@ -85,6 +104,7 @@ pub(super) struct Header {
     pub(super) consumers: Consumers,
     pub(super) sleepers: Sleeping,
     pub(super) joining: Joining,
+    pub(super) storage: Storage,
 }
 
 /// The line of the producers, which consumers read.
@@ -134,6 +154,22 @@ pub(super) struct Joining {
     pub(super) bell_lock: LockWord,
     pub(super) bell_state: AtomicU32,
 }
+
+/// What belongs to the blocks.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Storage {
+    pub(super) blocks_used: AtomicU64,
+}
+
+/// Where the blocks of a ring and their words are.
+pub(super) const BLOCKS: BlocksLayout = BlocksLayout {
+    table: TABLE_AT,
+    used: HEADER + offset_of!(Header, storage) + offset_of!(Storage, blocks_used),
+    // The count is what a `Published` begins with.
+    taken: HEADER + offset_of!(Header, consumers) + offset_of!(Consumers, head),
+    data: BLOCKS_AT,
+};
 
 /// Where a process has the header and the window mapped.
 #[derive(Debug, Clone)]
@@ -244,12 +280,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::{LONGEST_BLOCK, MOST_BLOCKS as ALL_BLOCKS};
 
     #[test]
     fn the_layout_is_what_it_was() {
         assert_eq!(size_of::<Producers>(), 64);
         assert_eq!(size_of::<Consumers>(), 64);
-        assert_eq!(size_of::<Header>(), 6 * 64);
+        assert_eq!(size_of::<Header>(), 7 * 64);
+        assert_eq!(offset_of!(Published<2>, count), 0);
+        assert!(MAPPED as u64 <= SPILL_AT && FILE - BLOCKS_AT == ALL_BLOCKS as u64 * LONGEST_BLOCK);
     }
 
     #[test]

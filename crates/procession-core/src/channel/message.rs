@@ -1,13 +1,19 @@
 //! A message that is about to be taken.
 #![allow(unsafe_code)]
 
-use std::{io, mem::MaybeUninit, os::fd::OwnedFd, sync::Mutex};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
-    layout::{ACCOMPANIED, TICKET, as_uninit},
+    layout::{ACCOMPANIED, LADEN, MARKS, MOST_BLOCKS, TICKET, as_uninit},
     ring::Ring,
     spill::Spill,
 };
+use crate::memory::{BlockReference, Claimed};
 
 /// How much is read along with the length of a spilled message.
 const AHEAD: usize = 1024;
@@ -24,6 +30,9 @@ pub struct Message<'a> {
     length: u64,
     /// Of its descriptors; zero if it has none.
     ticket: u64,
+    /// What of its blocks the reader has not taken.
+    blocks: Mutex<Vec<Claimed>>,
+    laden: bool,
     place: Place,
 }
 
@@ -76,7 +85,7 @@ impl Ahead {
             Some(bytes) => into.copy_from_slice(bytes),
             None => spill.read(position, as_uninit(into))?,
         }
-        cache.small = ahead.prefix() & !ACCOMPANIED <= SMALL;
+        cache.small = ahead.prefix() & !MARKS <= SMALL;
         if !cache.small {
             cache.bytes = Vec::new();
         }
@@ -111,27 +120,86 @@ impl ReadAhead {
 impl<'a> Message<'a> {
     #[inline]
     pub(super) fn new(ring: &'a Ring, sequence: u64, length: u64, place: Place) -> Self {
-        Self { ring, sequence, length, ticket: 0, place }
+        Self { ring, sequence, length, ticket: 0, blocks: Mutex::default(), laden: false, place }
     }
 
-    /// A message whose bytes begin with the ticket of its descriptors; `None` if it has not so many.
-    pub(super) fn accompanied(mut self) -> io::Result<Option<Self>> {
-        let mut ticket = [0; TICKET];
-        if self.length < TICKET as u64 {
-            return Ok(None);
+    /// A message whose bytes begin with the ticket of its descriptors, and with what blocks it has, as the marks in its
+    /// prefix say; `None` if they don't. The blocks are claimed.
+    pub(super) fn accompanied(mut self, prefix: u64) -> io::Result<Option<Self>> {
+        if prefix & ACCOMPANIED != 0 {
+            let Some(ticket) = self.first_word()? else { return Ok(None) };
+            // No producer gives out the number zero.
+            if ticket == 0 {
+                return Ok(None);
+            }
+            self.ticket = ticket;
         }
-        self.copy_from(0, as_uninit(&mut ticket))?;
-        self.ticket = u64::from_le_bytes(ticket);
-        self.length -= TICKET as u64;
-        match &mut self.place {
-            Place::Window { position } => *position += TICKET as u64,
-            Place::Spill { position, skip, .. } => {
-                *position += TICKET as u64;
-                *skip += TICKET;
+        if prefix & LADEN != 0 {
+            let Some(count) = self.first_word()? else { return Ok(None) };
+            let Some(claimed) = self.claim_blocks(count)? else { return Ok(None) };
+            self.blocks = Mutex::new(claimed);
+            self.laden = true;
+        }
+        Ok(Some(self))
+    }
+
+    fn claim_blocks(&mut self, count: u64) -> io::Result<Option<Vec<Claimed>>> {
+        let mut claimed = Vec::new();
+        for _ in 0..count {
+            let mut reference = [0; BlockReference::LENGTH];
+            if claimed.len() == MOST_BLOCKS || !self.first_bytes(&mut reference)? {
+                return Ok(None);
+            }
+            let block = BlockReference::from_bytes(&reference)
+                .and_then(|reference| self.ring.blocks()?.claim(reference, self.sequence + 1));
+            match block {
+                Some(block) => claimed.push(block),
+                None => return Ok(None),
             }
         }
-        // No producer gives out the number zero.
-        Ok(Some(self).filter(|message| message.ticket != 0))
+        Ok(Some(claimed))
+    }
+
+    fn first_word(&mut self) -> io::Result<Option<u64>> {
+        const { assert!(TICKET == size_of::<u64>()) };
+        let mut word = [0; TICKET];
+        Ok(self.first_bytes(&mut word)?.then_some(u64::from_le_bytes(word)))
+    }
+
+    /// Takes bytes off the beginning. False if it has not so many.
+    fn first_bytes(&mut self, into: &mut [u8]) -> io::Result<bool> {
+        let length = into.len();
+        if self.length < length as u64 {
+            return Ok(false);
+        }
+        self.copy_from(0, as_uninit(into))?;
+        self.length -= length as u64;
+        match &mut self.place {
+            Place::Window { position } => *position += length as u64,
+            Place::Spill { position, skip, .. } => {
+                *position += length as u64;
+                *skip += length;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The blocks that go with it. They are the reader's if the message is taken, and else the next reader's; those that
+    /// are not taken from here are given back with the message.
+    pub fn take_blocks(&self) -> Vec<Claimed> {
+        std::mem::take(&mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether blocks came with it.
+    #[inline]
+    pub fn has_blocks(&self) -> bool {
+        self.laden
+    }
+
+    /// Those that were not taken.
+    #[inline]
+    pub(super) fn into_blocks(self) -> Vec<Claimed> {
+        self.blocks.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_spilled(&self) -> bool {
@@ -166,7 +234,7 @@ impl<'a> Message<'a> {
         match &self.place {
             Place::Window { position } => self.ring.map().read_window(position + offset.min(self.length), into),
             Place::Spill { position, base, ahead, skip } => {
-                let known = &ahead.bytes[*skip..ahead.length];
+                let known = &ahead.bytes[(*skip).min(ahead.length)..ahead.length];
                 let known = &known[known.len().min(offset as usize)..];
                 let known = &known[..known.len().min(length)];
                 let (first, rest) = into.split_at_mut(known.len());

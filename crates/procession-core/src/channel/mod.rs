@@ -37,7 +37,7 @@ pub use line::{AREA as LINE_AREA, Asking, Attendance, Attended, Lines, Pace, Pen
 pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated, peer_address};
 pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
-pub use put::PutError;
+pub use put::{Along, PutError};
 pub use queue::{Queue, TooManyDone};
 pub use ring::{Delivered, Ring};
 pub use take::TakeError;

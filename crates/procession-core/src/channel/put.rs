@@ -5,8 +5,8 @@ use std::{io, os::fd::BorrowedFd};
 use super::{
     courier::Courier,
     layout::{
-        ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT, WINDOW_HEAD, WINDOW_STEP,
-        WINDOW_TAIL, record,
+        ACCOMPANIED, LADEN, MOST_BLOCKS, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT, WINDOW_HEAD,
+        WINDOW_STEP, WINDOW_TAIL, record,
     },
     ring::{Delivered, Held, Ring},
     spill::{self, Spill},
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     kills::point,
     loom::Ordering::{Acquire, Relaxed, Release},
+    memory::Filled,
     sync::{Slices, Wait, WaitError, spin},
     sys::rights,
 };
@@ -39,6 +40,26 @@ pub enum PutError {
     /// The shared memory holds what no ring can: another process wrote there.
     #[error("the shared memory of the queue is damaged")]
     Damaged,
+}
+
+/// What goes along with a message beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Along<'a> {
+    /// Whoever takes the message gets copies of them. The caller keeps its own.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Blocks of this ring that were [filled](Ring::fill) and did not go with a message before: at most
+    /// [`MOST_BLOCKS`](Self::MOST_BLOCKS). They are the message's once that is put.
+    pub blocks: &'a [Filled],
+}
+
+impl Along<'_> {
+    /// At most so many blocks go with a message.
+    pub const MOST_BLOCKS: usize = MOST_BLOCKS;
+
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.descriptors.is_empty() && self.blocks.is_empty()
+    }
 }
 
 impl Ring {
@@ -191,9 +212,31 @@ impl Ring {
         bound: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<Delivered, PutError> {
+        self.put_along(parts, Along { descriptors, blocks: &[] }, bound, wait)
+    }
+
+    /// [`put`](Self::put), with descriptors and blocks that go along; see [`put_with`](Self::put_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`put_with`](Self::put_with). The blocks are still the caller's then.
+    ///
+    /// # Panics
+    ///
+    /// If the blocks are not what [`Along`] says.
+    pub fn put_along(
+        &self,
+        parts: &[&[u8]],
+        along: Along<'_>,
+        bound: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
         let mut room = CourierRoom::new();
         loop {
-            match self.put_now_with(parts, descriptors, bound, wait) {
+            match self.put_now_along(parts, along, bound, wait) {
+                Err(PutError::Full) if along.descriptors.is_empty() => {
+                    self.wait_for_room(bound, wait, room.slices())?;
+                }
                 Err(PutError::Full) => room.wait(self, bound, wait)?,
                 other => return other,
             }
@@ -213,12 +256,32 @@ impl Ring {
         bound: Option<u64>,
         patience: &mut Wait<'_>,
     ) -> Result<Delivered, PutError> {
-        if descriptors.is_empty() {
+        self.put_now_along(parts, Along { descriptors, blocks: &[] }, bound, patience)
+    }
+
+    /// [`put_along`](Self::put_along) without waiting for room; `patience` is for the moments in which another producer is
+    /// at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_now_with`](Self::put_now_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`put_along`](Self::put_along).
+    pub fn put_now_along(
+        &self,
+        parts: &[&[u8]],
+        along: Along<'_>,
+        bound: Option<u64>,
+        patience: &mut Wait<'_>,
+    ) -> Result<Delivered, PutError> {
+        if along.is_empty() {
             return self.put_now(&[parts], bound, patience);
         }
         self.wait_for_window(parts, patience);
         let held = Held::acquire(&self.map().header().producers.lock, patience)?;
-        self.put_accompanied(held, parts, descriptors, bound)
+        self.put_accompanied(held, parts, along, bound)
     }
 
     /// [`put_with`](Self::put_with) without waiting.
@@ -232,45 +295,81 @@ impl Ring {
         descriptors: &[BorrowedFd<'_>],
         bound: Option<u64>,
     ) -> Result<Delivered, PutError> {
-        if descriptors.is_empty() {
+        self.try_put_along(parts, Along { descriptors, blocks: &[] }, bound)
+    }
+
+    /// [`put_along`](Self::put_along) without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_put_with`](Self::try_put_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`put_along`](Self::put_along).
+    pub fn try_put_along(&self, parts: &[&[u8]], along: Along<'_>, bound: Option<u64>) -> Result<Delivered, PutError> {
+        if along.is_empty() {
             return self.try_put(parts, bound);
         }
         let held = Held::try_acquire(&self.map().header().producers.lock).ok_or(PutError::Busy)?;
-        self.put_accompanied(held, parts, descriptors, bound)
+        self.put_accompanied(held, parts, along, bound)
     }
 
-    /// See PROTOCOL.md, "A message has descriptors".
+    /// See PROTOCOL.md, "A message has descriptors", and `memory/blocks/BLOCKS.md`.
     fn put_accompanied(
         &self,
         held: Held<'_>,
         parts: &[&[u8]],
-        descriptors: &[BorrowedFd<'_>],
+        along: Along<'_>,
         bound: Option<u64>,
     ) -> Result<Delivered, PutError> {
+        let Along { descriptors, blocks } = along;
         let refused = |kind, what| Err(PutError::Descriptors(io::Error::new(kind, what)));
-        let Some(courier) = self.its_courier() else {
+        let courier = self.its_courier().filter(|_| !descriptors.is_empty());
+        if courier.is_none() && !descriptors.is_empty() {
             return refused(io::ErrorKind::Unsupported, "the queue was made for bytes alone");
-        };
+        }
         if descriptors.len() > rights::MOST {
             return refused(io::ErrorKind::InvalidInput, "a message can have at most 253");
         }
+        let ours = |block: &Filled| self.blocks().is_some_and(|blocks| block.belongs_to(blocks));
+        assert!(blocks.len() <= MOST_BLOCKS && blocks.iter().all(ours), "blocks that can't go with this message");
         let header = self.map().header();
         let before = header.sleepers.getters.before();
         let (put_count, mut tail) = header.producers.tail.read();
         if self.allowed(put_count, bound) == 0 {
             return Err(PutError::Full);
         }
-        let ticket = header.seen.ticket.load(Relaxed) + 1;
-        header.seen.ticket.store(ticket, Relaxed);
-        let number = ticket.to_le_bytes();
-        let parts: Vec<&[u8]> = std::iter::once(number.as_slice()).chain(parts.iter().copied()).collect();
-        self.write(&mut tail, &parts, ACCOMPANIED)?;
+        let mut beginning = Vec::new();
+        let (mut mark, mut ticket) = (0, 0);
+        if courier.is_some() {
+            ticket = header.seen.ticket.load(Relaxed) + 1;
+            header.seen.ticket.store(ticket, Relaxed);
+            beginning.extend_from_slice(&ticket.to_le_bytes());
+            mark |= ACCOMPANIED;
+        }
+        if !blocks.is_empty() {
+            beginning.extend_from_slice(&(blocks.len() as u64).to_le_bytes());
+            for block in blocks {
+                block.place(put_count + 1);
+                point("ring: a block knows its message, which is not published");
+                beginning.extend_from_slice(&block.reference().to_bytes());
+            }
+            mark |= LADEN;
+        }
+        let parts: Vec<&[u8]> = std::iter::once(beginning.as_slice()).chain(parts.iter().copied()).collect();
+        self.write(&mut tail, &parts, mark)?;
         point("ring: a message in place, its descriptors not sent");
-        if !self.send(courier, ticket, descriptors)? {
+        if let Some(courier) = courier
+            && !self.send(courier, ticket, descriptors)?
+        {
             return Err(PutError::Full);
         }
         point("ring: descriptors sent, their message not published");
         header.producers.tail.publish(put_count + 1, tail);
+        for block in blocks {
+            block.set_sent();
+        }
         point("ring: a message with descriptors published, nobody woken");
         drop(held);
         header.sleepers.getters.wake(&header.producers.tail.count, before, 1);
@@ -395,6 +494,10 @@ pub(super) struct CourierRoom {
 impl CourierRoom {
     pub(super) fn new() -> Self {
         Self { slices: Slices::new(), deceived: false }
+    }
+
+    fn slices(&mut self) -> &mut Slices {
+        &mut self.slices
     }
 
     /// Waits until there is room, or there may be: for a slice at most.

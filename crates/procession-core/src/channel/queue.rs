@@ -10,7 +10,7 @@ use std::{
 use super::{
     message::Message,
     pollable::Pollable,
-    put::{CourierRoom, PutError},
+    put::{Along, CourierRoom, PutError},
     ring::{Delivered, Ring},
     take::TakeError,
 };
@@ -277,9 +277,42 @@ impl Queue {
         descriptors: &[BorrowedFd<'_>],
         wait: &mut Wait<'_>,
     ) -> Result<(), PutError> {
-        let mut room = CourierRoom::new();
+        self.put_along(parts, Along { descriptors, blocks: &[] }, wait)
+    }
+
+    /// [`put`](Self::put), with descriptors and blocks that go along. See [`Ring::put_along`].
+    ///
+    /// ```
+    /// use procession_core::{channel::{Along, Queue}, sync::Wait};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::create(None)?;
+    /// let large = vec![7; 1 << 20];
+    /// // Where there is no room for a block, the bytes would have to go in the message.
+    /// let block = queue.ring().fill(&[&large], Duration::ZERO).unwrap();
+    /// queue.put_along(&[b"large"], Along { blocks: &[block], ..Along::default() }, &mut Wait::forever()).unwrap();
+    ///
+    /// let mut blocks = queue.take_with(&mut Wait::forever(), |message| Ok(message.take_blocks())).unwrap();
+    /// let mut memory = blocks.remove(0).hold()?;
+    /// assert!(memory.iter().all(|&byte| byte == 7));
+    /// memory[0] = 8; // It is this process's own.
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::put_with`]. The blocks are still the caller's then.
+    ///
+    /// # Panics
+    ///
+    /// If the blocks are not what [`Along`] says.
+    pub fn put_along(&self, parts: &[&[u8]], along: Along<'_>, wait: &mut Wait<'_>) -> Result<(), PutError> {
+        let (mut room, mut slices) = (CourierRoom::new(), Slices::new());
         loop {
-            match self.put_now_with(parts, descriptors, wait) {
+            match self.put_now_along(parts, along, wait) {
+                Err(PutError::Full) if along.descriptors.is_empty() => {
+                    self.ring().wait_for_room(self.bound, wait, &mut slices)?;
+                }
                 Err(PutError::Full) => room.wait(self.ring(), self.bound, wait)?,
                 other => return other,
             }
@@ -298,9 +331,22 @@ impl Queue {
         descriptors: &[BorrowedFd<'_>],
         patience: &mut Wait<'_>,
     ) -> Result<(), PutError> {
+        self.put_now_along(parts, Along { descriptors, blocks: &[] }, patience)
+    }
+
+    /// [`put_along`](Self::put_along) if there is room. `patience` is for the moments in which another producer is at work.
+    ///
+    /// # Errors
+    ///
+    /// As [`put_now_with`](Self::put_now_with).
+    ///
+    /// # Panics
+    ///
+    /// As [`put_along`](Self::put_along).
+    pub fn put_now_along(&self, parts: &[&[u8]], along: Along<'_>, patience: &mut Wait<'_>) -> Result<(), PutError> {
         let put = self.put_seen_to(patience, |ring, wait| match wait {
-            Some(wait) => ring.put_now_with(parts, descriptors, self.bound, wait),
-            None => ring.try_put_with(parts, descriptors, self.bound),
+            Some(wait) => ring.put_now_along(parts, along, self.bound, wait),
+            None => ring.try_put_along(parts, along, self.bound),
         });
         put.map(drop)
     }

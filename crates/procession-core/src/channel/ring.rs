@@ -14,13 +14,13 @@ use std::{
 
 use super::{
     courier::Courier,
-    layout::{FILE, MAGIC, Map, SPILL_AT, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_AT},
+    layout::{BLOCKS, BLOCKS_AT, FILE, MAGIC, MAPPED, Map, SPILL_AT, SPILL_HEAD, SPILL_TAIL, WINDOW_AT},
     message::ReadAhead,
     spill,
 };
 use crate::{
     loom::Ordering::{Acquire, Relaxed, Release},
-    memory::Segment,
+    memory::{Blocks, Filled, Segment},
     process::ProcessId,
     sync::{LockWord, Wait, WaitError},
 };
@@ -45,6 +45,7 @@ pub struct Ring {
     map: Map,
     ahead: Arc<Mutex<ReadAhead>>,
     courier: Option<Courier>,
+    blocks: Option<Blocks>,
 }
 
 impl Ring {
@@ -57,12 +58,12 @@ impl Ring {
         // A file larger than the process may write would end it by a signal.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
         let size = FILE.min(limit);
-        let segment = Segment::create(name, WINDOW_AT + WINDOW as usize, size)?;
+        let segment = Segment::create(name, MAPPED, size)?;
         let ring = Self::new(segment).ok_or(io::ErrorKind::FileTooLarge)?;
         let header = ring.map.header();
         // A page of its own for the header, whatever the size of a page: it is written through the mapping.
         ring.map.segment().secure(0, WINDOW_AT as u64)?;
-        header.spill.store(size.saturating_sub(SPILL_AT), Relaxed);
+        header.spill.store(size.min(BLOCKS_AT).saturating_sub(SPILL_AT), Relaxed);
         header.magic.store(MAGIC, Release);
         Ok(ring)
     }
@@ -80,7 +81,8 @@ impl Ring {
     }
 
     fn new(segment: Segment) -> Option<Self> {
-        Map::new(segment).map(|map| Self { map, ahead: Arc::default(), courier: None })
+        let blocks = Blocks::new(&segment, BLOCKS);
+        Map::new(segment).map(|map| Self { map, ahead: Arc::default(), courier: None, blocks })
     }
 
     /// [`create`](Self::create), with a courier: messages may have descriptors with them. That takes two sockets more.
@@ -113,6 +115,22 @@ impl Ring {
 
     pub(super) fn its_courier(&self) -> Option<&Courier> {
         self.courier.as_ref()
+    }
+
+    /// Copies the parts, one after another, into a block that can go along with a message of this ring ([`Along`]): who takes
+    /// the message has the memory itself, without another copy. Waits a little for memory that is warm, at most for
+    /// `patience`; a twentieth of a second at the very most.
+    ///
+    /// `None` if there is no block to be had, or no memory: the bytes have to go in the message then. A block costs about a
+    /// microsecond, so it pays from some ten thousand bytes on.
+    ///
+    /// [`Along`]: super::Along
+    pub fn fill(&self, parts: &[&[u8]], patience: Duration) -> Option<Filled> {
+        self.blocks.as_ref()?.fill(parts, patience)
+    }
+
+    pub(crate) fn blocks(&self) -> Option<&Blocks> {
+        self.blocks.as_ref()
     }
 
     /// The memory it is in.
@@ -151,9 +169,12 @@ impl Ring {
         self.map.header().consumers.head.count()
     }
 
-    /// Frees the locks a dead process holds, so that nobody has to find out by waiting. Tells whether there were any.
-    /// Nothing else has to be repaired after a death.
+    /// Frees the locks a dead process holds, so that nobody has to find out by waiting, and the blocks. Tells whether there
+    /// were any locks. Nothing else has to be repaired after a death.
     pub fn release_dead(&self, owner: ProcessId) -> bool {
+        if let Some(blocks) = &self.blocks {
+            blocks.release_dead(owner);
+        }
         let header = self.map.header();
         let producer = header.producers.lock.release_dead(owner);
         let consumer = header.consumers.lock.release_dead(owner);

@@ -5,7 +5,7 @@
 
 use std::{io, mem::MaybeUninit, os::fd::AsFd};
 
-use super::layout::{ACCOMPANIED, Map, PREFIX, SPILL, SPILL_AT, SPILL_BASE, SPILL_HEAD, SPILL_TAIL};
+use super::layout::{MARKS, Map, PREFIX, SPILL, SPILL_AT, SPILL_BASE, SPILL_HEAD, SPILL_TAIL};
 use crate::{
     kills::point,
     loom::Ordering::{Acquire, Relaxed, Release},
@@ -49,7 +49,7 @@ impl<'a> Spill<'a> {
 
     /// Writes a record. The caller has checked that there is room.
     pub(super) fn write_record(&self, position: u64, parts: &[&[u8]], prefix: u64) -> io::Result<()> {
-        let length = prefix & !ACCOMPANIED;
+        let length = prefix & !MARKS;
         let prefix = prefix.to_le_bytes();
         if length as usize <= TOGETHER {
             let mut record = Vec::with_capacity(prefix.len() + length as usize);

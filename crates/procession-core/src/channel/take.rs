@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    layout::{ACCOMPANIED, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, record},
+    layout::{MARKS, PREFIX, SPILL_BASE, SPILL_HEAD, SPILL_TAIL, WINDOW, WINDOW_HEAD, WINDOW_TAIL, record},
     message::{Ahead, Message, Place},
     ring::{Delivered, Held, Ring},
     spill::{self, Spill},
@@ -176,9 +176,14 @@ impl Ring {
         let mut taken = 0;
         let mut spilled = false;
         let mut ticket = 0;
+        let mut unwanted = Vec::new();
         while taken < most.max(1) {
-            let Some((message, next)) = self.message_at(get_count + taken, &head, taken == 0)? else {
-                break;
+            let (message, next) = match self.message_at(get_count + taken, &head, taken == 0) {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                // Those before are taken; the next call meets the error.
+                Err(_) if taken > 0 => break,
+                Err(error) => return Err(error),
             };
             if ticket != 0 && message.has_descriptors() {
                 // Its packet is behind that of the other one, where nobody can look.
@@ -192,6 +197,8 @@ impl Ring {
             }
             spilled |= message.is_spilled();
             ticket |= message.ticket();
+            // Given back when the message is out of the ring, which it is not yet.
+            unwanted.extend(message.into_blocks());
             last_but_one = head;
             head = next;
             taken += 1;
@@ -209,6 +216,7 @@ impl Ring {
             self.take_descriptors_out(ticket);
         }
         drop(held);
+        drop(unwanted);
         header.sleepers.putters.wake(&header.consumers.head.count, before, taken);
         if spilled && spill::left_much(self.map()) {
             self.trim();
@@ -262,9 +270,9 @@ impl Ring {
         left: u64,
         place: Place,
     ) -> Result<(Message<'_>, u64), TakeError> {
-        let length = prefix & !ACCOMPANIED;
+        let length = prefix & !MARKS;
         let size = record(length).filter(|&size| size <= left && prefix != length).ok_or(TakeError::Damaged)?;
-        let message = Message::new(self, sequence, length, place).accompanied()?;
+        let message = Message::new(self, sequence, length, place).accompanied(prefix)?;
         message.map(|message| (message, size)).ok_or(TakeError::Damaged)
     }
 

@@ -13,6 +13,15 @@ pub const POINTS: &[(&str, &str)] = &[
     ("ring: a message in place, its descriptors not sent", "a producer with descriptors"),
     ("ring: descriptors sent, their message not published", "a producer with descriptors"),
     ("ring: a message with descriptors published, nobody woken", "a producer with descriptors"),
+    ("ring: a block knows its message, which is not published", "a sender of a block"),
+    // memory/blocks
+    ("block: to be filled, its position that of its former message", "a sender of a block"),
+    ("block: about to get memory, which is noted already", "a sender of a block"),
+    ("block: filled, its message not put", "a sender of a block"),
+    ("block: claimed, its message still in the ring", "a receiver of a block"),
+    ("block: let go, not free yet", "a receiver of a block"),
+    ("block: its memory given back, not noted", "a receiver of a block"),
+    ("block: of a dead process, about to be given back", "a sweeper of blocks"),
     // channel/spill.rs
     ("spill: a part of a message about to be written", "a producer of a ring"),
     ("spill: pages given back, not noted", "a consumer that gives memory back"),

@@ -1,6 +1,6 @@
 //! How much memory is left.
 
-use std::{fs, io};
+use std::{fs, io, sync::OnceLock};
 
 use rustix::io::Errno;
 
@@ -22,14 +22,25 @@ pub(crate) fn ensure_available(length: u64) -> io::Result<()> {
     Err(Errno::NOMEM.into())
 }
 
+/// How much memory the machine has, or this process may have of it; all there can be if the kernel does not tell.
+pub(crate) fn physical() -> u64 {
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let own = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|limit| limit.trim().parse().ok());
+        let total = kibibytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:");
+        total.map_or(u64::MAX, |total| total << 10).min(own.unwrap_or(u64::MAX))
+    })
+}
+
+fn kibibytes(told: &str, name: &str) -> Option<u64> {
+    let line = told.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// What could be used without pushing others out; swap counts. `None` if the kernel does not tell.
 fn available() -> Option<u64> {
     let told = fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes = |name: &str| {
-        let line = told.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    };
-    Some((kibibytes("MemAvailable:")? + kibibytes("SwapFree:").unwrap_or(0)) << 10)
+    Some((kibibytes(&told, "MemAvailable:")? + kibibytes(&told, "SwapFree:").unwrap_or(0)) << 10)
 }
 
 #[cfg(test)]
@@ -39,6 +50,7 @@ mod tests {
     #[test]
     fn what_no_machine_has_is_refused() {
         assert!(available().unwrap() > 1 << 20);
+        assert!(physical() > 1 << 20);
         ensure_available(1).unwrap();
         assert_eq!(ensure_available(1 << 60).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
