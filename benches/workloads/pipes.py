@@ -67,3 +67,23 @@ def pipe_1mb(mp, count):
     )
     expect(answers[-1], count)
     return took
+
+
+@workload("Pipe(): round trip of an 8 MB NumPy array", count=40, unit="ms", target=3)
+def pipe_array(mp, count):
+    import numpy
+
+    ctx = mp.get_context("fork")
+    here, there = ctx.Pipe()
+    array = numpy.arange(1_000_000.0)
+
+    def ask():
+        right = 0
+        for _ in range(count):
+            here.send(array)
+            right += here.recv()[-1] == array[-1]
+        return right
+
+    took, answers = crew(ctx, [(echo, (there, count))], ask)
+    expect(answers[-1], count)
+    return took

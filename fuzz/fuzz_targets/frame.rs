@@ -75,10 +75,11 @@ enum End {
 }
 
 /// The length of the header and what it announces; none if it isn't whole.
-fn header(bytes: &[u8]) -> Result<Option<(usize, u64)>, End> {
+fn header(kind: Kind, bytes: &[u8]) -> Result<Option<(usize, u64)>, End> {
     let Some((short, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     match i32::from_be_bytes(*short) {
-        -1 => match rest.first_chunk::<8>().map(|long| u64::from_be_bytes(*long)) {
+        -2 if kind != Kind::Packets => Err(End::BadLength),
+        -1 | -2 => match rest.first_chunk::<8>().map(|long| u64::from_be_bytes(*long)) {
             Some(length) if length > 1 << 56 => Err(End::BadLength),
             Some(length) => Ok(Some((12, length))),
             None => Ok(None),
@@ -99,7 +100,7 @@ fn expected(kind: Kind, limit: u64, pieces: &[Vec<u8>]) -> (Vec<Vec<u8>>, End) {
     let mut left = pieces.next();
     loop {
         let Some(bytes) = left.filter(|bytes| !bytes.is_empty()) else { return (messages, End::Ended) };
-        let (start, length) = match header(bytes) {
+        let (start, length) = match header(kind, bytes) {
             Err(end) => return (messages, end),
             Ok(None) => return (messages, if kind == Kind::Packets { End::BadLength } else { End::Truncated }),
             Ok(Some(header)) => header,

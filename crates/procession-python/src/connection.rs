@@ -22,6 +22,7 @@ use pyo3::{
 };
 
 use crate::{
+    apart::{self, Received},
     late::Late,
     pickling,
     wait::{Timeout, block},
@@ -76,13 +77,19 @@ impl Connection {
     /// Send an object, which is pickled.
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.sender()?;
-        pickling::with_pickle(obj, |parts| transmit(py, end, parts))?
+        if !end.core.keeps_packets() {
+            return pickling::with_pickle(obj, |parts| transmit(py, end, parts, false))?;
+        }
+        pickling::with_pickle_apart(obj, |parts, apart| transmit(py, end, parts, apart))?
     }
 
     /// Receive an object. `EOFError` if the other end was closed and nothing is left to receive.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let end = self.receiver()?;
         let (mut incoming, length) = announced(py, end)?;
+        if incoming.is_apart() {
+            return receive_apart(py, end, incoming, length);
+        }
         if let Some(message) = incoming.whole() {
             return pickling::loads(py, message);
         }
@@ -109,7 +116,7 @@ impl Connection {
             Some(Err(_)) => return Err(PyValueError::new_err("size is negative")),
             Some(Ok(size)) => rest.get(..size).ok_or_else(|| PyValueError::new_err("buffer length < offset + size"))?,
         };
-        transmit(py, end, &[message])
+        transmit(py, end, &[message], false)
     }
 
     /// Receive the bytes of a message. `OSError` if it has more than maxlength; nothing can be received afterwards.
@@ -144,6 +151,18 @@ impl Connection {
             return Err(PyValueError::new_err("offset too large"));
         }
         let (mut incoming, length) = announced(py, end)?;
+        if incoming.is_apart() {
+            let message = in_one(py, end, incoming, length)?;
+            let bytes = message.as_bytes();
+            if buffer.len_bytes() - offset < bytes.len() {
+                return Err(buffer_too_short(message));
+            }
+            // SAFETY: the offset is within the buffer.
+            let place = unsafe { buffer.buf_ptr().cast::<u8>().add(offset) };
+            // SAFETY: the message fits behind the offset, and the bytes of a `bytes` object lie nowhere else.
+            unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            return Ok(bytes.len());
+        }
         if buffer.len_bytes() - offset < length {
             let message = receive_bytes(py, end, incoming, length)?;
             return Err(buffer_too_short(message));
@@ -307,8 +326,9 @@ pub(crate) fn wait(py: Python<'_>, descriptors: Vec<RawFd>, timeout: Timeout) ->
 }
 
 /// Sends a message.
-fn transmit(py: Python<'_>, end: &End, parts: &[&[u8]]) -> PyResult<()> {
-    let mut outgoing = end.core.sending(parts).map_err(|error| raised(py, end, error))?;
+fn transmit(py: Python<'_>, end: &End, parts: &[&[u8]], apart: bool) -> PyResult<()> {
+    let outgoing = if apart { end.core.sending_apart(parts) } else { end.core.sending(parts) };
+    let mut outgoing = outgoing.map_err(|error| raised(py, end, error))?;
     let small = parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL;
     if small && outgoing.try_finish().map_err(|error| raised(py, end, error))? {
         return Ok(());
@@ -330,6 +350,11 @@ fn announced<'a>(py: Python<'_>, end: &'a End) -> PyResult<(channel::Incoming<'a
 /// Receives a message of at most so many bytes.
 fn take<'py>(py: Python<'py>, end: &End, most: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
     let (incoming, length) = announced(py, end)?;
+    if incoming.is_apart() {
+        let message = in_one(py, end, incoming, length)?;
+        let fits = most.is_none_or(|most| message.as_bytes().len() <= most);
+        return if fits { Ok(message) } else { Err(raised(py, end, ConnectionError::BadLength)) };
+    }
     if most.is_some_and(|most| length > most) {
         return Err(raised(py, end, ConnectionError::BadLength));
     }
@@ -348,6 +373,27 @@ fn receive_bytes<'py>(
         receive_into(py, end, &mut incoming, body)?;
     }
     Ok(bytes)
+}
+
+/// Receives the object of a message that has its buffers apart.
+fn receive_apart<'py>(
+    py: Python<'py>,
+    end: &End,
+    mut incoming: channel::Incoming<'_>,
+    length: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    apart::loads(py, Received::filled(length, |body| receive_into(py, end, &mut incoming, body))?)
+}
+
+/// Such a message as one pickle, for who receives the bytes of an object that was sent.
+#[cold]
+fn in_one<'py>(
+    py: Python<'py>,
+    end: &End,
+    incoming: channel::Incoming<'_>,
+    length: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    pickling::py_dumps(&receive_apart(py, end, incoming, length)?)
 }
 
 fn receive_into(
@@ -428,7 +474,7 @@ fn buffer_too_short(message: Bound<'_, PyBytes>) -> PyErr {
 }
 
 /// The bytes of a contiguous buffer.
-fn bytes_of(buffer: &PyUntypedBuffer) -> &[u8] {
+pub(crate) fn bytes_of(buffer: &PyUntypedBuffer) -> &[u8] {
     let length = buffer.len_bytes();
     if length == 0 {
         return &[];

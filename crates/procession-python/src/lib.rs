@@ -4,6 +4,7 @@
 //! hot is Python, in the package beside this module.
 
 mod acquire;
+mod apart;
 mod array;
 mod auth;
 mod barrier;

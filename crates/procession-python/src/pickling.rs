@@ -12,6 +12,7 @@ use std::{
 };
 
 use pyo3::{
+    buffer::PyUntypedBuffer,
     exceptions::{PyKeyError, PyMemoryError},
     ffi,
     prelude::*,
@@ -19,7 +20,10 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 
-use crate::plain::{self, Plain};
+use crate::{
+    apart,
+    plain::{self, Plain},
+};
 
 /// The protocol of the picklers: the one that writes large buffers without copying them first. Both sides run the same
 /// Python, so there is no older one to think of.
@@ -29,6 +33,8 @@ const KEPT: usize = 8;
 /// A pickler that wrote more is not used again: it keeps the room for all that it had to remember, and clearing that
 /// takes time.
 const LARGE: usize = 1 << 16;
+/// A smaller buffer is a part of the pickle: to copy it takes no longer than to deal with it apart.
+const LEAST_APART: usize = 1 << 14;
 
 /// Pickles an object and calls `put` with the pieces of the pickle, valid during the call.
 ///
@@ -42,10 +48,32 @@ pub(crate) fn with_pickle<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts()));
     }
-    let chunks = pickle(object)?;
+    let (chunks, _) = pickle(object, &IDLE)?;
     Ok(match &chunks[..] {
         [chunk] => put(&[chunk.bytes(object.py())]),
         chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>()),
+    })
+}
+
+/// [`with_pickle`], with large buffers apart where the object has any: `put` is told whether it has. The pieces are those of
+/// `apart.rs` then.
+///
+/// # Errors
+///
+/// The outer one is the pickler's.
+pub(crate) fn with_pickle_apart<R>(
+    object: &Bound<'_, PyAny>,
+    put: impl FnOnce(&[&[u8]], bool) -> PyResult<R>,
+) -> PyResult<PyResult<R>> {
+    if let Some(plain) = Plain::of(object) {
+        return Ok(put(&plain.parts(), false));
+    }
+    let (chunks, buffers) = pickle(object, &IDLE_APART)?;
+    let pieces = chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>();
+    Ok(if buffers.is_empty() {
+        put(&pieces, false)
+    } else {
+        apart::with_parts(&pieces, &buffers, |parts| put(parts, true))
     })
 }
 
@@ -86,7 +114,7 @@ fn loads_in_place<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, Py
     object
 }
 
-fn loads_function(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn loads_function(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     LOADS.import(py, "_pickle", "loads")
 }
@@ -156,47 +184,59 @@ fn call<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> PyRe
 // The picklers that are kept
 
 /// A pickler that nobody uses at the moment.
+#[derive(Debug)]
 struct Pickler {
     dump: Py<PyAny>,
     clear_memo: Py<PyAny>,
     sink: Py<Sink>,
+    aside: Option<Py<Aside>>,
 }
 
 /// One is taken out while in use: pickling may run any Python code, which may come here again, fork, or be a thread
 /// among others. Whoever touches the list is attached to the interpreter and does nothing else meanwhile, so no fork
 /// finds it locked.
 static IDLE: Mutex<Vec<Pickler>> = Mutex::new(Vec::new());
+/// Those that leave large buffers apart.
+static IDLE_APART: Mutex<Vec<Pickler>> = Mutex::new(Vec::new());
 
-fn pickle(object: &Bound<'_, PyAny>) -> PyResult<Vec<Chunk>> {
+fn pickle(
+    object: &Bound<'_, PyAny>,
+    kept: &'static Mutex<Vec<Pickler>>,
+) -> PyResult<(Vec<Chunk>, Vec<PyUntypedBuffer>)> {
     let py = object.py();
-    let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let idle = kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let pickler = match idle {
         Some(pickler) => pickler,
-        None => Pickler::new(py)?,
+        None => Pickler::new(py, std::ptr::eq(kept, &raw const IDLE_APART))?,
     };
     // One that failed is dropped: it may be anywhere in the midst of its work.
     call(pickler.dump.bind(py), object)?;
     let chunks = pickler.sink.get().take();
+    let buffers = pickler.aside.as_ref().map(|aside| aside.get().take()).unwrap_or_default();
     if chunks.iter().map(|chunk| chunk.bytes(py).len()).sum::<usize>() <= LARGE {
         pickler.clear_memo.call0(py)?;
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT {
             idle.push(pickler);
         }
     }
-    Ok(chunks)
+    Ok((chunks, buffers))
 }
 
 impl Pickler {
     #[cold]
-    fn new(py: Python<'_>) -> PyResult<Self> {
+    fn new(py: Python<'_>, apart: bool) -> PyResult<Self> {
         let sink = Bound::new(py, Sink(Mutex::new(Vec::new())))?;
-        let pickler = py.import("_pickle")?.getattr("Pickler")?.call1((&sink, PROTOCOL))?;
+        let aside = apart.then(|| Bound::new(py, Aside(Mutex::new(Vec::new())))).transpose()?;
+        // The third argument has to do with Python 2.
+        let class = py.import("_pickle")?.getattr("Pickler")?;
+        let pickler = class.call1((&sink, PROTOCOL, true, aside.as_ref()))?;
         pickler.setattr("dispatch_table", LiveTable::new(py)?)?;
         Ok(Self {
             dump: pickler.getattr("dump")?.unbind(),
             clear_memo: pickler.getattr("clear_memo")?.unbind(),
             sink: sink.unbind(),
+            aside: aside.map(Bound::unbind),
         })
     }
 }
@@ -240,6 +280,31 @@ impl Sink {
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
         Ok(())
+    }
+}
+
+/// The buffers that a pickler leaves apart.
+#[pyclass(frozen, module = "procession._core")]
+#[derive(Debug)]
+struct Aside(Mutex<Vec<PyUntypedBuffer>>);
+
+impl Aside {
+    fn take(&self) -> Vec<PyUntypedBuffer> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[pymethods]
+impl Aside {
+    /// Whether a buffer is to be a part of the pickle.
+    fn __call__(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let buffer = PyUntypedBuffer::get(buffer)?;
+        let whole = buffer.is_c_contiguous() || buffer.is_fortran_contiguous();
+        if !whole || buffer.len_bytes() < LEAST_APART {
+            return Ok(true);
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        Ok(false)
     }
 }
 

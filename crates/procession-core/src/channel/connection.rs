@@ -165,6 +165,11 @@ impl Connection {
         self.descriptor.replace(fd);
     }
 
+    /// Whether it keeps the boundaries of packets: it is an end of a [`pipe`](super::pipe), then, as no other connection does.
+    pub fn keeps_packets(&self) -> bool {
+        self.kind() == Kind::Packets
+    }
+
     /// Sends a message: blocks while the other side doesn't make room for it.
     ///
     /// ```

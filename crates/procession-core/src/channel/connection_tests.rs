@@ -166,7 +166,7 @@ proptest! {
             match connection.receive_at_most(limit, &mut forever()) {
                 Ok(body) => {
                     prop_assert!(body.len() <= limit);
-                    let Some(Decoded::Complete { header, length }) = frame::decode(rest) else { panic!() };
+                    let Some(Decoded::Complete { header, length, .. }) = frame::decode(rest, false) else { panic!() };
                     prop_assert_eq!(&body, &rest[header..header + length]);
                     rest = &rest[header + length..];
                 }
@@ -514,6 +514,32 @@ fn what_cannot_carry_descriptors_says_so() {
     assert!(matches!(error, ConnectionError::TooManyDescriptors));
     ours.send_with(b"x", &many[1..], &mut soon()).unwrap();
     assert_eq!(theirs.receive_with(&mut soon()).unwrap().1.len(), rights::MOST);
+}
+
+#[test]
+fn a_message_with_its_buffers_apart_says_so() {
+    let (ours, theirs) = pipe().unwrap();
+    let body = vec![7; 300_000];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            ours.sending_apart(&[&body[..100], &body[100..]]).unwrap().finish(&mut forever()).unwrap();
+            ours.send(&body, &mut forever()).unwrap();
+        });
+        for apart in [true, false] {
+            let mut incoming = theirs.receiving().unwrap();
+            assert_eq!(incoming.length(&mut forever()).unwrap(), body.len());
+            assert_eq!(incoming.is_apart(), apart);
+            assert_eq!(incoming.body(&mut forever()).unwrap(), body);
+        }
+    });
+}
+
+#[test]
+fn a_foreign_peer_can_not_send_buffers_apart() {
+    let (connection, mut peer) = with_a_foreign_peer();
+    peer.write_all(&[&(-2_i32).to_be_bytes()[..], &8_u64.to_be_bytes(), &[0; 8]].concat()).unwrap();
+    let received = connection.receive(&mut forever());
+    assert!(matches!(received, Err(ConnectionError::BadLength)), "{received:?}");
 }
 
 #[test]

@@ -318,7 +318,7 @@ mod in_parts {
             }
             match client.step() {
                 Step::Send(message) => {
-                    let mut rest = &[Header::new(message.len()).as_bytes(), &message].concat()[..];
+                    let mut rest = &[Header::new(message.len(), false).as_bytes(), &message].concat()[..];
                     while !rest.is_empty() {
                         let length = *lengths.next().unwrap();
                         let (piece, after) = rest.split_at(length.min(rest.len()));

@@ -3,6 +3,7 @@
 //! PROTOCOL.md beside this file tells the scenarios that the comments name; CONNECTION.md those of connections.
 
 mod address;
+pub mod apart;
 mod auth;
 mod connection;
 mod courier;

@@ -101,7 +101,7 @@ impl Pending {
             }
             match self.handshake.step() {
                 Step::Send(message) => {
-                    self.output = [Header::new(message.len()).as_bytes(), &message].concat();
+                    self.output = [Header::new(message.len(), false).as_bytes(), &message].concat();
                     self.sent = 0;
                 }
                 Step::Receive => match self.receive()? {
@@ -134,9 +134,9 @@ impl Pending {
     /// The length of the header, if the message is there to its end.
     fn receive(&mut self) -> Result<Option<usize>, ConnectionError> {
         loop {
-            let wanted = match frame::decode(&self.input[..self.have]) {
+            let wanted = match frame::decode(&self.input[..self.have], false) {
                 Some(Decoded::Incomplete(wanted)) => wanted,
-                Some(Decoded::Complete { header, length }) if length <= LONGEST_MESSAGE => {
+                Some(Decoded::Complete { header, length, .. }) if length <= LONGEST_MESSAGE => {
                     if self.have == header + length {
                         return Ok(Some(header));
                     }

@@ -34,6 +34,7 @@ impl Connection {
             have: 0,
             header: 0,
             length: None,
+            apart: false,
             done: 0,
             failed: false,
             gathered: Vec::new(),
@@ -53,6 +54,7 @@ impl Connection {
         incoming.have = partial.have;
         incoming.header = partial.header;
         incoming.length = partial.length;
+        incoming.apart = partial.apart;
         incoming.done = partial.gathered.len();
         incoming.gathered = partial.gathered;
         incoming.descriptors = partial.descriptors;
@@ -85,6 +87,7 @@ pub struct Incoming<'a> {
     have: usize,
     header: usize,
     length: Option<usize>,
+    apart: bool,
     /// Bytes of the body that are in their place.
     done: usize,
     failed: bool,
@@ -121,6 +124,11 @@ impl Incoming<'_> {
     pub fn length(&mut self, wait: &mut Wait<'_>) -> Result<usize, ConnectionError> {
         let length = self.head(&mut How::Wait(wait))?;
         Ok(length.unwrap_or_default())
+    }
+
+    /// Whether the message was sent as one that has its buffers apart, once its length is known.
+    pub fn is_apart(&self) -> bool {
+        self.apart
     }
 
     /// Fills `body`, which has exactly the length of the message, with as much as is there. True if that was all.
@@ -192,6 +200,7 @@ impl Incoming<'_> {
             have: self.have,
             header: self.header,
             length: self.length,
+            apart: self.apart,
             gathered: std::mem::take(&mut self.gathered),
             descriptors: self.descriptors.take(),
             lost: self.lost,
@@ -271,9 +280,10 @@ impl Incoming<'_> {
                 Err(error) => return Err(error),
             }
             // SAFETY: `have` counts what was received.
-            match frame::decode(unsafe { self.early.filled(self.have) }) {
-                Some(Decoded::Complete { header, length }) if self.have - header <= length => {
+            match frame::decode(unsafe { self.early.filled(self.have) }, connection.kind() == Kind::Packets) {
+                Some(Decoded::Complete { header, length, apart }) if self.have - header <= length => {
                     self.header = header;
+                    self.apart = apart;
                     self.length = Some(length);
                 }
                 // A packet has its header whole.
@@ -334,6 +344,7 @@ pub struct Partial {
     have: usize,
     header: usize,
     length: Option<usize>,
+    apart: bool,
     gathered: Vec<u8>,
     descriptors: Option<Vec<OwnedFd>>,
     lost: bool,

@@ -26,7 +26,7 @@ impl Connection {
     pub fn sending<'a>(&'a self, parts: &'a [&'a [u8]]) -> Result<Outgoing<'a>, ConnectionError> {
         let in_use = self.enter(&self.sending_broken)?;
         let length = parts.iter().map(|part| part.len()).sum();
-        let header = Header::new(length);
+        let header = Header::new(length, false);
         let left = header.as_bytes().len() + length;
         Ok(Outgoing {
             connection: self,
@@ -39,6 +39,26 @@ impl Connection {
             largest: NEXT_PACKET,
             failed: false,
         })
+    }
+
+    /// [`sending`](Self::sending), of a message that has its buffers apart: its receiver is told so
+    /// ([`Incoming::is_apart`](super::Incoming::is_apart)). Only over packets ([`pipe`](super::super::pipe)), whose other end
+    /// is known to understand it.
+    ///
+    /// # Errors
+    ///
+    /// As [`sending`](Self::sending).
+    ///
+    /// # Panics
+    ///
+    /// If [`keeps_packets`](Self::keeps_packets) is false.
+    pub fn sending_apart<'a>(&'a self, parts: &'a [&'a [u8]]) -> Result<Outgoing<'a>, ConnectionError> {
+        assert!(self.keeps_packets(), "the other end may be of another package");
+        let mut outgoing = self.sending(parts)?;
+        let length = parts.iter().map(|part| part.len()).sum();
+        outgoing.header = Header::new(length, true);
+        outgoing.left = outgoing.header.as_bytes().len() + length;
+        Ok(outgoing)
     }
 
     /// [`sending`](Self::sending), with descriptors that go along: the receiver gets copies of them. The caller keeps

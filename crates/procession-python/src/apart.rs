@@ -1,0 +1,117 @@
+//! Pickles whose large buffers lie apart, as one message: see `CONNECTION.md` of the core, "Buffers apart".
+#![allow(unsafe_code)]
+
+use std::{
+    alloc::{self, Layout},
+    ffi::c_int,
+    mem::MaybeUninit,
+    ops::Range,
+    ptr::NonNull,
+    slice,
+};
+
+use procession_core::channel::apart::{self, ALIGNMENT};
+use pyo3::{
+    buffer::PyUntypedBuffer,
+    exceptions::{PyMemoryError, PyValueError},
+    ffi,
+    prelude::*,
+    types::{PyDict, PyList, PyMemoryView, PySlice},
+};
+
+use crate::{connection::bytes_of, pickling};
+
+const PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
+
+/// The parts of a message: the table, the pickle in its pieces, the buffers.
+pub(crate) fn with_parts<R>(pickle: &[&[u8]], buffers: &[PyUntypedBuffer], put: impl FnOnce(&[&[u8]]) -> R) -> R {
+    let pickle_length = pickle.iter().map(|piece| piece.len()).sum();
+    let table = apart::table(pickle_length, buffers.iter().map(PyUntypedBuffer::len_bytes));
+    let mut end = table.len() + pickle_length;
+    let mut parts = Vec::with_capacity(1 + pickle.len() + 2 * buffers.len());
+    parts.push(table.as_slice());
+    parts.extend_from_slice(pickle);
+    for buffer in buffers {
+        parts.push(&PADDING[..end.next_multiple_of(ALIGNMENT) - end]);
+        let bytes = bytes_of(buffer);
+        parts.push(bytes);
+        end = end.next_multiple_of(ALIGNMENT) + bytes.len();
+    }
+    put(&parts)
+}
+
+/// The memory of a message. The objects in it use its buffers where they are, so it lives as long as the last of them.
+#[pyclass(frozen, module = "procession._core")]
+#[derive(Debug)]
+pub struct Received {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain memory, owned by this; who writes to it through views does so as with any buffer of Python's.
+unsafe impl Send for Received {}
+// SAFETY: as above.
+unsafe impl Sync for Received {}
+
+impl Received {
+    /// Memory for a message, all of which `fill` fills.
+    ///
+    /// # Errors
+    ///
+    /// `MemoryError`, and those of `fill`.
+    pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> PyResult<()>) -> PyResult<Self> {
+        if length == 0 {
+            return Err(damaged());
+        }
+        let none = || PyMemoryError::new_err("no memory for the message");
+        let layout = Layout::from_size_align(length, ALIGNMENT).map_err(|_| none())?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc::alloc(layout) }).ok_or_else(none)?;
+        let received = Self { start, layout };
+        // SAFETY: so many bytes were allocated there, which nobody else knows of.
+        fill(unsafe { slice::from_raw_parts_mut(start.as_ptr().cast(), length) })?;
+        Ok(received)
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout; views hold a reference to the object, so none is left.
+        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+#[pymethods]
+impl Received {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let this = slf.get();
+        let length = this.layout.size() as ffi::Py_ssize_t;
+        let start = this.start.as_ptr().cast();
+        // SAFETY: `view` is the caller's to be filled; the memory is there while the object lives, to which the view gets a
+        // reference.
+        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, length, 0, flags) };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}
+
+/// The object of a message.
+///
+/// # Errors
+///
+/// `ValueError` if it is no such message; whatever unpickling raises.
+pub(crate) fn loads(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: `filled` has seen to it that all of them are initialized, and no view of them exists as yet.
+    let bytes = unsafe { slice::from_raw_parts(message.start.as_ptr(), message.layout.size()) };
+    let places = apart::places(bytes).ok_or_else(damaged)?;
+    let whole = PyMemoryView::from(&Bound::new(py, message)?.into_any())?;
+    let part = |place: &Range<usize>| whole.get_item(PySlice::new(py, place.start as isize, place.end as isize, 1));
+    let (pickle, buffers) = places.split_first().ok_or_else(damaged)?;
+    let buffers = PyList::new(py, buffers.iter().map(part).collect::<PyResult<Vec<_>>>()?)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(pyo3::intern!(py, "buffers"), buffers)?;
+    pickling::loads_function(py)?.call((part(pickle)?,), Some(&keywords))
+}
+
+fn damaged() -> PyErr {
+    PyValueError::new_err("the message is damaged")
+}
