@@ -52,6 +52,18 @@ test: lint test-rust test-loom tutorials conformance-part test-versions
 bench: compiled
 	$(BIN)/python benches/side_by_side.py $(ARGS)
 
+## bench-peers    speed beside loky, pebble, mpire, joblib, ProcessPoolExecutor and faster-fifo (ARGS="--quick", "--only queue")
+## memory-table   the memory that a large array takes as the argument of one task, beside theirs (ARGS="--megabytes 100")
+.PHONY: bench-peers memory-table
+bench-peers: compiled target/peers-venv/.built
+	$(BIN)/python benches/peers.py --python target/peers-venv/bin/python $(ARGS)
+memory-table: compiled target/peers-venv/.built
+	$(BIN)/python tools/memory_table.py --python target/peers-venv/bin/python $(ARGS)
+target/peers-venv/.built: benches/peers-requirements.txt $(VENV)/.tools
+	$(BIN)/python -m venv --clear target/peers-venv
+	target/peers-venv/bin/python $(PIP) install -r benches/peers-requirements.txt
+	@touch $@
+
 ## bench-rust     side-by-side speed of procession and other crates for Rust programs (ARGS="--quick", "--only u64", "--check")
 .PHONY: bench-rust
 bench-rust:
