@@ -271,7 +271,7 @@ def test_cpus_are_used_in_turn_and_by_those_that_replace_others(ctx):
         ({"cpu_ids": []}, ValueError, "cpu_ids"),
         ({"cpu_ids": [[]]}, ValueError, "cpu_ids"),
         ({"cpu_ids": [-1]}, ValueError, "cpu_ids"),
-        ({"cpu_ids": [0.5]}, TypeError, "float"),
+        ({"cpu_ids": [0.5]}, TypeError, "cpu_ids"),
         ({"cpu_ids": [["0"]]}, TypeError, "cpu_ids"),
         ({"cpu_ids": [100_000]}, ValueError, "can't use CPU 100000"),
         ({"cpu_ids": [1 << 80]}, ValueError, "can't use CPU"),

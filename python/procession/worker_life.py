@@ -60,18 +60,21 @@ class Life:
 
 def _sets_of(cpu_ids):
     """A set of CPUs for each worker. ValueError for such that this process can't use."""
-    sets = []
-    for ids in cpu_ids:
-        ids = {ids} if isinstance(ids, int) else {*ids}
-        if not all(isinstance(cpu, int) and not isinstance(cpu, bool) for cpu in ids):
-            raise TypeError("cpu_ids must be a list of ints, or of lists of ints: numbers of CPUs")
-        if not ids or min(ids) < 0:
-            raise ValueError(f"cpu_ids must name CPUs, counted from 0, for each worker, not {sorted(ids)}")
-        sets.append(ids)
+    sets = [_set_of(ids) for ids in cpu_ids]
     if not sets:
         raise ValueError("cpu_ids must name a CPU at least, or be None")
     _try(sets)
     return sets
+
+
+def _set_of(ids):
+    try:
+        cpus = {index(ids)} if hasattr(ids, "__index__") else {*map(index, ids)}
+    except TypeError as error:
+        raise TypeError("cpu_ids must be a list of ints, or of lists of ints: numbers of CPUs") from error
+    if not cpus or min(cpus) < 0:
+        raise ValueError(f"cpu_ids must name CPUs, counted from 0, for each worker, not {ids!r}")
+    return cpus
 
 
 def _try(sets):
