@@ -273,3 +273,28 @@ def test_only_pools_do_so(ctx):
     with pytest.raises(Exception, match=r"(?i)pickle|lambda"):
         queue.put(lambda: 1)
     assert procession.Pool
+
+
+def test_a_prompt(method):
+    typed = f"""
+        import procession
+        pool = procession.get_context({method!r}).Pool(1)
+        class Point: pass
+
+        def shift(x): return x + 1
+
+        print(pool.map(shift, [1, 2]))
+        def shift(x): return x + 2
+
+        print(pool.map(shift, [1, 2]))
+        def same(point): return isinstance(point, Point), Point()
+
+        seen, point = pool.apply(same, (Point(),))
+        print(seen, isinstance(point, Point))
+        pool.terminate()
+        pool.join()
+    """
+    prompt = subprocess.run(
+        [sys.executable, "-q", "-i"], input=textwrap.dedent(typed), capture_output=True, text=True, timeout=100
+    )
+    assert prompt.stdout == "[2, 3]\n[3, 4]\nTrue True\n", prompt.stderr
