@@ -468,6 +468,15 @@ def test_a_forgotten_pool_finishes_what_is_under_way_and_goes():
     assert processes.eventually(lambda: not any(worker.is_alive() for worker in workers))
 
 
+@pytest.mark.filterwarnings("ignore:unclosed running:ResourceWarning")
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_a_forgotten_pool_leaves_nothing():
+    pool = procession.get_context("fork").Pool(2)
+    assert pool.apply(abs, (-1,)) == 1
+    del pool
+    gc.collect()
+
+
 def test_a_forgotten_pool_is_warned_of():
     pool = procession.get_context("fork").Pool(1)
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):

@@ -117,6 +117,8 @@ class Crew:
         self._places = {}
         self._lock = threading.RLock()
         self._thread = None
+        # What ends the pool at the end of the process, if it is there still.
+        self.finalizer = None
         self._feeder = Feeder()
         self.feed, self.forget = self._feeder.feed, self._feeder.forget
         # Those of feeds that wait in between, and must not keep the others waiting.
@@ -172,6 +174,9 @@ class Crew:
             self._attend_to(event)
             # Nothing is kept while waiting.
             event = None
+        # It keeps all of this. Nobody joins a pool that was dropped.
+        if self.finalizer is not None:
+            self.finalizer.cancel()
 
     def attend_meanwhile(self):
         """Do what is to be done, in a callback that waits for something."""

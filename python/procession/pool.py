@@ -417,7 +417,7 @@ class Pool:
             raise
         self._crew.attend()
         # The object's own end is `__del__`; this is the end of the process.
-        self._terminate = util.Finalize(None, self._crew.terminate, exitpriority=15)
+        self._terminate = self._crew.finalizer = util.Finalize(None, self._crew.terminate, exitpriority=15)
 
     def _process_starter(self):
         # Without the pool in it, which would never be collected.
