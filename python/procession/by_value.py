@@ -136,7 +136,9 @@ class Main:
     """
 
     def __init__(self, forks):
-        self._known = dict(vars(sys.modules["__main__"])) if forks else {}
+        names = vars(sys.modules["__main__"]) if forks else {}
+        # Nothing else: a prompt may have large things under other names.
+        self._known = {name: value for name, value in names.items() if isinstance(value, (types.FunctionType, type))}
 
     def _knows(self, obj):
         return _found_in(self._known, obj)

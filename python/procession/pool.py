@@ -369,8 +369,9 @@ class Pool:
         `worker_init()` is called by each worker at its start, and `worker_exit()` when it ends in order; what that
         returns, `get_exit_results()` tells. With `use_worker_state`, both of them and the functions of all tasks get a
         dictionary as their first argument, which the worker keeps. A worker that has more than `max_memory_per_child`
-        KiB of memory resident after a task ends in order, and another takes its place. `cpu_ids` are the CPUs for each
-        worker: ints, or lists of ints; where there are fewer than workers, they are used in turn.
+        KiB of memory resident after a task, what it shares with others included, ends in order, and another takes its
+        place. `cpu_ids` are the CPUs for each worker: ints, or lists of ints; where there are fewer than workers, they
+        are used in turn.
         """
         self._pool = []
         self._state = INIT
