@@ -311,6 +311,23 @@ class PoolPort:
     def enter(self, place: int) -> PoolWorker: ...
 
 @final
+class TaskTerms:
+    def __new__(
+        cls, timeout: float | None = None, soft_timeout: float | None = None, retries: int = 0
+    ) -> TaskTerms: ...
+    @property
+    def timeout(self) -> float | None: ...
+    @property
+    def soft_timeout(self) -> float | None: ...
+    @property
+    def retries(self) -> int: ...
+    def _limited(self) -> bool: ...
+
+@final
+class SoftLimit:
+    def __call__(self, _signum: object, _frame: object, /) -> None: ...
+
+@final
 class PoolEngine:
     def __new__(cls, places: int) -> PoolEngine: ...
     def port(self) -> PoolPort: ...
@@ -335,6 +352,7 @@ class PoolEngine:
         kwds: Mapping[str, Any],
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        terms: TaskTerms | None = None,
     ) -> ApplyResult: ...
     def map_async(
         self,
@@ -345,9 +363,16 @@ class PoolEngine:
         star: bool,
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        terms: TaskTerms | None = None,
     ) -> tuple[ApplyResult, PoolFeed]: ...
     def stream(
-        self, owner: object, func: Callable[..., Any], items: Iterable[Any], chunksize: int, ordered: bool
+        self,
+        owner: object,
+        func: Callable[..., Any],
+        items: Iterable[Any],
+        chunksize: int,
+        ordered: bool,
+        terms: TaskTerms | None = None,
     ) -> tuple[IMapIterator, PoolFeed]: ...
 
 # Processes (popen_fork.py and its like, forkserver.py)

@@ -186,7 +186,11 @@ class Crew:
     def _attend_to(self, event):
         try:
             if isinstance(event, int):
-                self._replace(event)
+                if event >= 0:
+                    self._replace(event)
+                elif (worker := self._places.get(~event)) is not None:
+                    # The task it is at has had its time. Its end is heard of as any other.
+                    worker.kill()
             else:
                 event._conclude()
         except BaseException:

@@ -266,14 +266,15 @@ class CallsEngine:
         """How many calls are under way."""
         return len(self._under_way)
 
-    def apply_async(self, owner, func, args, kwds, callback=None, error_callback=None):
+    # There are no terms in these pools (see limits.py); `Pool` says so where they are given.
+    def apply_async(self, owner, func, args, kwds, callback=None, error_callback=None, terms=None):
         """Has a worker call `func(*args, **kwds)`."""
         result, outcomes = self._begin(_Result, owner, func, callback, error_callback)
         outcomes.seal(1)
         self.submit(outcomes, 0, func, args, kwds)
         return result
 
-    def map_async(self, owner, func, items, chunksize, star, callback=None, error_callback=None):
+    def map_async(self, owner, func, items, chunksize, star, callback=None, error_callback=None, terms=None):
         """Has the workers call `func` for each item, chunks of them at a time."""
         result, outcomes = self._begin(_MapResult, owner, func, callback, error_callback)
         feed = self.map_feed(self, outcomes, starmapstar if star else mapstar, Pool._get_tasks(func, items, chunksize))
@@ -290,7 +291,7 @@ class CallsEngine:
             self._results[outcomes] = result
         return result, outcomes
 
-    def stream(self, owner, func, items, chunksize, ordered):
+    def stream(self, owner, func, items, chunksize, ordered, terms=None):
         """Has the workers call `func` for each item as the feed is fed: returns the results, and the feed."""
         outcomes = Outcomes(self, owner, func)
         if chunksize > 1:

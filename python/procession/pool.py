@@ -35,11 +35,15 @@ AUTO = 0
 
 
 def __getattr__(name):
-    # The tests of the standard package, and few others, come for it.
+    # The tests of the standard package, and few others, come for the first; the others are for those with time limits.
     if name == "ThreadPool":
         from .thread_pool import ThreadPool
 
         return globals().setdefault(name, ThreadPool)
+    if name in ("SoftTimeLimitExceeded", "TimeLimitExceeded"):
+        from . import limits
+
+        return globals().setdefault(name, getattr(limits, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -107,12 +111,13 @@ class WorkerLostError(ProcessError):
     """A worker ended, and a task with it.
 
     `exitcode` is what it ended with (-N: signal N), `pid` and `worker` tell which process it was, and `task` is the
-    index of the task in its call: of the chunk, in a map.
+    index of the task in its call: of the chunk, in a map. `attempts` is how many workers ended with it, one after
+    another: more than one if it has `retries`.
     """
 
-    def __init__(self, message, exitcode=None, pid=None, worker=None, task=None):
+    def __init__(self, message, exitcode=None, pid=None, worker=None, task=None, attempts=1):
         super().__init__(message)
-        self.exitcode, self.pid, self.worker, self.task = exitcode, pid, worker, task
+        self.exitcode, self.pid, self.worker, self.task, self.attempts = exitcode, pid, worker, task, attempts
 
     def __reduce__(self):
         return _without_init, (type(self), self.args, vars(self))
@@ -189,7 +194,11 @@ def _undecodable_error(error, text):
     return failed
 
 
-def _lost_task(how, func, task, taken):
+def _named(func):
+    return getattr(func, "__qualname__", None) or type(func).__name__
+
+
+def _lost_task(how, func, task, taken, attempts=1):
     """The error of a task whose worker is gone (`taken`), or that no worker is there to take."""
     name, pid, exitcode, problem = how
     worker = f"worker {name}" + (f" (pid {pid})" if pid is not None else "")
@@ -202,14 +211,14 @@ def _lost_task(how, func, task, taken):
     else:
         end = f"{worker} exited with code {exitcode}"
     if taken:
-        named = getattr(func, "__qualname__", None) or type(func).__name__
-        message = f"{end} while it ran task {task} of a call of {named}; the other tasks are not affected"
+        again = f", which {attempts} workers have died of, so it is not tried again" if attempts > 1 else ""
+        message = f"{end} while it ran task {task} of a call of {_named(func)}{again}; the other tasks are not affected"
     else:
         message = (
             f"{end} before it was ready for tasks, as others before it, and the pool gave up: see their output for the "
             "reason (an initializer that fails, a main module that can't be imported)"
         )
-    return WorkerLostError(message, exitcode, pid, name, task)
+    return WorkerLostError(message, exitcode, pid, name, task, attempts)
 
 
 def _signal_name(number):
@@ -344,6 +353,7 @@ class Pool:
     _wrap_exception = True
     # Of one whose arguments are wrong.
     _state = INIT
+    _terms = None
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -358,6 +368,9 @@ class Pool:
         maxtasksperchild=None,
         context=None,
         *,
+        timeout=None,
+        soft_timeout=None,
+        retries=0,
         max_memory_per_child=None,
         worker_init=None,
         worker_exit=None,
@@ -365,6 +378,8 @@ class Pool:
         cpu_ids=None,
     ):
         """A pool of `processes` workers, as in the standard package; beyond that:
+
+        `timeout`, `soft_timeout` and `retries` hold for each task whose call says nothing of them: see `apply_async()`.
 
         `worker_init()` is called by each worker at its start, and `worker_exit()` when it ends in order; what that
         returns, `get_exit_results()` tells. With `use_worker_state`, both of them and the functions of all tasks get a
@@ -389,6 +404,9 @@ class Pool:
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = index(processes)
+        # What holds for tasks of calls that say nothing else: see limits.py.
+        if timeout is not None or soft_timeout is not None or retries != 0:
+            self._terms = self._terms_of(timeout, soft_timeout, retries)
         self._life, self._exit_results = None, []
         life = max_memory_per_child, worker_init, worker_exit, use_worker_state or None, cpu_ids
         if any(asked is not None for asked in life):
@@ -398,9 +416,12 @@ class Pool:
         self._set_up()
         self._state = RUN
 
-    def _set_up(self):
+    def _is_over_queues(self):
         cls = type(self)
-        if cls._setup_queues is not Pool._setup_queues or cls._repopulate_pool is not Pool._repopulate_pool:
+        return cls._setup_queues is not Pool._setup_queues or cls._repopulate_pool is not Pool._repopulate_pool
+
+    def _set_up(self):
+        if self._is_over_queues():
             from . import pool_over_queues
 
             pool_over_queues.set_up(self)
@@ -496,42 +517,95 @@ class Pool:
         """As long as there are calls under way, and empty otherwise: all that others look for in it."""
         return dict.fromkeys(range(self._engine.jobs()))
 
-    def apply(self, func, args=(), kwds={}):  # noqa: B006 (the standard package's signature; it is not changed)
+    def _terms_of(self, timeout, soft_timeout, retries):
+        if self._is_over_queues():
+            raise TypeError(
+                f"timeout, soft_timeout and retries are not to be had of a {type(self).__qualname__}: its tasks go "
+                "through queues of its own (see procession.pool_over_queues)"
+            )
+        from .limits import terms_of
+
+        return terms_of(self._terms, timeout, soft_timeout, retries)
+
+    # The dictionaries in the standard package's signatures are not changed.
+
+    def apply(self, func, args=(), kwds={}, *, timeout=None, soft_timeout=None, retries=None):  # noqa: B006
         """Call `func(*args, **kwds)` in a worker; returns what it returns, raises what it raises."""
         if self._state != RUN:
             raise ValueError("Pool not running")
-        return self._engine.apply_async(self, func, args, kwds).get()
+        terms = self._terms
+        if not (timeout is soft_timeout is retries is None):
+            terms = self._terms_of(timeout, soft_timeout, retries)
+        return self._engine.apply_async(self, func, args, kwds, None, None, terms).get()
 
-    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None):  # noqa: B006
-        """As `apply()`, without waiting: returns an AsyncResult."""
+    def apply_async(
+        self,
+        func,
+        args=(),
+        kwds={},  # noqa: B006
+        callback=None,
+        error_callback=None,
+        *,
+        timeout=None,
+        soft_timeout=None,
+        retries=None,
+    ):
+        """As `apply()`, without waiting: returns an AsyncResult.
+
+        What each call may say of its tasks, a task of a map being a chunk: after `timeout` seconds the worker is
+        killed, and the task fails with TimeLimitExceeded; after `soft_timeout` seconds SoftTimeLimitExceeded is raised
+        in the task; when its worker dies, it is given to another one, `retries` times. None: as the pool has it. An
+        infinite time is no limit.
+        """
         if self._state != RUN:
             raise ValueError("Pool not running")
-        return self._engine.apply_async(self, func, args, kwds, callback, error_callback)
+        terms = self._terms
+        if not (timeout is soft_timeout is retries is None):
+            terms = self._terms_of(timeout, soft_timeout, retries)
+        return self._engine.apply_async(self, func, args, kwds, callback, error_callback, terms)
 
-    def map(self, func, iterable, chunksize=None):
+    def map(self, func, iterable, chunksize=None, **terms):
         """A list of `func(item)` for each item.
 
         Workers get `chunksize` items at a time: about a quarter of each worker's share, if it is None. With "auto" it
         is chosen as results come, so that a chunk takes some milliseconds.
         """
-        return self._map_async(func, iterable, False, chunksize).get()
+        return self._map_async(func, iterable, False, chunksize, **terms).get()
 
-    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
         """As `map()`, without waiting: returns an AsyncResult."""
-        return self._map_async(func, iterable, False, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, False, chunksize, callback, error_callback, **terms)
 
-    def starmap(self, func, iterable, chunksize=None):
+    def starmap(self, func, iterable, chunksize=None, **terms):
         """A list of `func(*item)` for each item."""
-        return self._map_async(func, iterable, True, chunksize).get()
+        return self._map_async(func, iterable, True, chunksize, **terms).get()
 
-    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
         """As `starmap()`, without waiting: returns an AsyncResult."""
-        return self._map_async(func, iterable, True, chunksize, callback, error_callback)
+        return self._map_async(func, iterable, True, chunksize, callback, error_callback, **terms)
 
-    def _map_async(self, func, iterable, star, chunksize=None, callback=None, error_callback=None):
+    def _map_async(
+        self,
+        func,
+        iterable,
+        star,
+        chunksize=None,
+        callback=None,
+        error_callback=None,
+        *,
+        timeout=None,
+        soft_timeout=None,
+        retries=None,
+    ):
         self._check_running()
+        terms = self._terms
+        if not (timeout is soft_timeout is retries is None):
+            terms = self._terms_of(timeout, soft_timeout, retries)
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
+        if chunksize is None and terms is not None and terms._limited():
+            # The limit is meant for what is done for an item.
+            chunksize = 1
         if chunksize == "auto":
             chunksize = self._auto() if len(iterable) else 1
         elif chunksize is None:
@@ -542,7 +616,7 @@ class Pool:
         if not len(iterable):
             # There is nothing to wait for, hence no callback, as in the standard package.
             iterable, callback, chunksize = (), None, 1
-        result, feed = self._engine.map_async(self, func, iterable, chunksize, star, callback, error_callback)
+        result, feed = self._engine.map_async(self, func, iterable, chunksize, star, callback, error_callback, terms)
         if chunksize == AUTO:
             self._crew.feeder_apart().feed(feed)
         else:
@@ -569,20 +643,23 @@ class Pool:
                 self._crew.feed(feed)
                 break
 
-    def imap(self, func, iterable, chunksize=1, buffersize=None):
+    def imap(self, func, iterable, chunksize=1, buffersize=None, **terms):
         """An iterator over `func(item)` for each item, in order.
 
         The items are taken in the background: all of them as fast as they come, or with `buffersize` only so many
         (chunks, if they have more than one item) beyond those whose results were taken out. `chunksize` as for `map()`.
         """
-        return self._imap(func, iterable, chunksize, buffersize, True)
+        return self._imap(func, iterable, chunksize, buffersize, True, **terms)
 
-    def imap_unordered(self, func, iterable, chunksize=1, buffersize=None):
+    def imap_unordered(self, func, iterable, chunksize=1, buffersize=None, **terms):
         """As `imap()`, in whatever order the results come."""
-        return self._imap(func, iterable, chunksize, buffersize, False)
+        return self._imap(func, iterable, chunksize, buffersize, False, **terms)
 
-    def _imap(self, func, iterable, chunksize, buffersize, ordered):
+    def _imap(self, func, iterable, chunksize, buffersize, ordered, *, timeout=None, soft_timeout=None, retries=None):
         self._check_running()
+        terms = self._terms
+        if not (timeout is soft_timeout is retries is None):
+            terms = self._terms_of(timeout, soft_timeout, retries)
         if chunksize == "auto":
             chunksize = self._auto()
         elif chunksize < 1:
@@ -592,7 +669,7 @@ class Pool:
                 raise TypeError("buffersize must be an integer or None")
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
-        results, feed = self._engine.stream(self, func, iterable, chunksize, ordered)
+        results, feed = self._engine.stream(self, func, iterable, chunksize, ordered, terms)
         if buffersize is not None:
             from .buffered import buffered
 

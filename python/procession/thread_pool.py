@@ -135,6 +135,12 @@ class ThreadPool(Pool):
     def __init__(self, processes=None, initializer=None, initargs=()):
         super().__init__(processes, initializer, initargs)
 
+    def _terms_of(self, timeout, soft_timeout, retries):
+        raise TypeError(
+            "timeout, soft_timeout and retries are for pools of processes: a thread can't be ended, nor interrupted, "
+            "from outside, and does not die"
+        )
+
     def _set_up(self):
         engine, ctx, make = _ThreadEngine(), self._ctx, self.Process
         initialization = self._initializer, self._initargs

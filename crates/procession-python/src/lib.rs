@@ -51,7 +51,7 @@ pub mod _core {
     #[pymodule_export]
     use super::pool::{
         ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolBacklog, PoolEngine, PoolFeed, PoolPort,
-        PoolWorker,
+        PoolWorker, SoftLimit, TaskTerms,
     };
     #[pymodule_export]
     use super::process::{

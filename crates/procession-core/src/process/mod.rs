@@ -27,3 +27,5 @@ pub use sentinel::{Exit, Sentinel, wait_readable};
 pub use spawn::spawn;
 pub use thread::thread_id;
 pub use unshared::Unshared;
+
+pub use crate::sys::timer::SignalTimer;

@@ -5,3 +5,4 @@ pub(crate) mod futex;
 pub(crate) mod io;
 pub(crate) mod poll;
 pub(crate) mod rights;
+pub(crate) mod timer;

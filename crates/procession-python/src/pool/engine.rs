@@ -25,6 +25,7 @@ use super::{
     has_function, is_large,
     results::{ApplyResult, Call, Callbacks, MapResult},
     streams::{IMapIterator, PoolFeed},
+    terms::{self, TaskTerms},
 };
 
 /// What the parent has of a pool besides its processes.
@@ -108,12 +109,12 @@ impl PoolEngine {
         slf: &Bound<'_, Self>,
         owner: Bound<'_, PyAny>,
         function: &Bound<'_, PyAny>,
-        callback: Option<Py<PyAny>>,
-        error_callback: Option<Py<PyAny>>,
+        callbacks: Callbacks,
+        terms: Option<&Bound<'_, TaskTerms>>,
     ) -> PyResult<Arc<Call>> {
         let engine = slf.get().here()?;
-        let job = engine.open(Order::Collected, callback.is_some() || error_callback.is_some());
-        let callbacks = Callbacks { on_value: callback, on_error: error_callback };
+        let notify = callbacks.on_value.is_some() || callbacks.on_error.is_some();
+        let job = engine.open_with(Order::Collected, notify, terms::of_call(terms));
         Ok(Arc::new(Call::new(slf, job, &owner, function, callbacks)))
     }
 
@@ -125,8 +126,8 @@ impl PoolEngine {
         loop {
             match py.detach(&event)? {
                 Some(Event::Over) | None => return Ok(None),
-                // No limit was set: the standard package has none.
-                Some(Event::Condemned(_)) => {}
+                // As another kind of number: the one's complement of the place.
+                Some(Event::Condemned(place)) => return (!place.cast_signed()).into_py_any(py).map(Some),
                 Some(Event::Ended(place)) => return place.into_py_any(py).map(Some),
                 Some(Event::Finished(job)) => {
                     let result = self.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id());
@@ -220,8 +221,8 @@ impl PoolEngine {
         })
     }
 
-    /// Wait for something to do: a number is the place of a worker that has ended, a result has callbacks to be called.
-    /// None: the pool is over.
+    /// Wait for something to do: a number is the place of a worker that has ended, or, if it is negative, `~place` of one
+    /// that is to be killed; a result has callbacks to be called. None: the pool is over.
     fn run(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let engine = self.here()?;
         *self.attendant.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
@@ -273,7 +274,8 @@ impl PoolEngine {
     }
 
     /// Has a worker call `func(*args, **kwds)`.
-    #[pyo3(signature = (owner, func, args, kwds, callback = None, error_callback = None))]
+    #[pyo3(signature = (owner, func, args, kwds, callback = None, error_callback = None, terms = None))]
+    #[allow(clippy::too_many_arguments)] // they are those of Pool.apply_async
     fn apply_async<'py>(
         slf: &Bound<'py, Self>,
         owner: Bound<'py, PyAny>,
@@ -282,10 +284,12 @@ impl PoolEngine {
         kwds: &Bound<'py, PyAny>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
+        terms: Option<&Bound<'py, TaskTerms>>,
     ) -> PyResult<Bound<'py, ApplyResult>> {
         let py = slf.py();
         let task_owner = owner.clone();
-        let call = Self::open_call(slf, owner, func, callback, error_callback)?;
+        let callbacks = Callbacks { on_value: callback, on_error: error_callback };
+        let call = Self::open_call(slf, owner, func, callbacks, terms)?;
         let result = Bound::new(py, ApplyResult::new(call.clone()))?;
         let this = slf.get();
         this.keep_until_settled(&call, &result);
@@ -312,7 +316,7 @@ impl PoolEngine {
 
     /// Has the workers call `func` for each item, chunks of them at a time, as the returned feed is fed. Returns the
     /// result, and the feed. A `chunksize` of zero stands for "auto".
-    #[pyo3(signature = (owner, func, items, chunksize, star, callback = None, error_callback = None))]
+    #[pyo3(signature = (owner, func, items, chunksize, star, callback = None, error_callback = None, terms = None))]
     #[allow(clippy::too_many_arguments)] // they are those of Pool.map_async
     fn map_async<'py>(
         slf: &Bound<'py, Self>,
@@ -323,9 +327,11 @@ impl PoolEngine {
         star: bool,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
+        terms: Option<&Bound<'py, TaskTerms>>,
     ) -> PyResult<(Bound<'py, ApplyResult>, Bound<'py, PoolFeed>)> {
         let py = slf.py();
-        let call = Self::open_call(slf, owner, func, callback, error_callback)?;
+        let callbacks = Callbacks { on_value: callback, on_error: error_callback };
+        let call = Self::open_call(slf, owner, func, callbacks, terms)?;
         let result = Bound::new(py, PyClassInitializer::from(ApplyResult::new(call.clone())).add_subclass(MapResult))?;
         let result = result.into_super();
         slf.get().keep_until_settled(&call, &result);
@@ -336,6 +342,7 @@ impl PoolEngine {
 
     /// Has the workers call `func` for each item, as the returned feed is fed. Returns the iterator over what comes back,
     /// and the feed. A `chunksize` of zero stands for "auto".
+    #[pyo3(signature = (owner, func, items, chunksize, ordered, terms = None))]
     fn stream<'py>(
         slf: &Bound<'py, Self>,
         owner: &Bound<'py, PyAny>,
@@ -343,9 +350,10 @@ impl PoolEngine {
         items: &Bound<'py, PyAny>,
         chunksize: usize,
         ordered: bool,
+        terms: Option<&Bound<'py, TaskTerms>>,
     ) -> PyResult<(Bound<'py, IMapIterator>, Bound<'py, PoolFeed>)> {
         let order = if ordered { Order::Sequence } else { Order::Arrival };
-        let job = slf.get().here()?.open(order, false);
+        let job = slf.get().here()?.open_with(order, false, terms::of_call(terms));
         let call = Arc::new(Call::new(slf, job, owner, func, Callbacks::default()));
         let iterator = IMapIterator::over(slf.py(), call.clone(), ordered)?;
         let mode = if chunksize == 1 { Mode::Single } else { Mode::Map };

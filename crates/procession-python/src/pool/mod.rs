@@ -5,7 +5,9 @@ mod engine;
 mod exits;
 mod functions;
 mod results;
+mod soft_limit;
 mod streams;
+mod terms;
 mod worker;
 
 use procession_core::pool::Definition;
@@ -14,7 +16,9 @@ use pyo3::{prelude::*, sync::PyOnceLock};
 pub(crate) use self::{
     engine::{PoolBacklog, PoolEngine},
     results::{ApplyResult, MapResult},
+    soft_limit::SoftLimit,
     streams::{IMapIterator, IMapUnorderedIterator, PoolFeed},
+    terms::TaskTerms,
     worker::{PoolPort, PoolWorker},
 };
 

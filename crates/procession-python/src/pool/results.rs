@@ -94,17 +94,26 @@ impl Call {
                     |reason| PyErr::from_value(reason.into_bound(py).into_any()),
                 ));
             }
-            Verdict::Lost | Verdict::Overdue | Verdict::Unserved => {
+            Verdict::Lost | Verdict::Unserved => {
                 let taken = outcome.verdict == Verdict::Lost;
-                let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                let function = kept.as_ref().map(|(_, function)| function.clone_ref(py));
-                drop(kept);
-                of_pool_module(py, "_lost_task")?.call1((loads(py, payload)?, function, index, taken))?
+                let arguments = (loads(py, payload)?, self.function(py), index, taken, outcome.deaths);
+                of_pool_module(py, "_lost_task")?.call1(arguments)?
+            }
+            Verdict::Overdue => {
+                let limit = self.job.terms().limit.unwrap_or_default().as_secs_f64();
+                let limits = py.import("procession.limits")?;
+                limits.call_method1("_overdue_task", (loads(py, payload)?, self.function(py), index, limit))?
             }
             Verdict::Cancelled => of_pool_module(py, "_cancelled_task")?.call0()?,
             Verdict::Terminated | Verdict::End => of_pool_module(py, "_terminated_task")?.call0()?,
         };
         Err(PyErr::from_value(raised))
+    }
+
+    /// The function that is called, as long as it is not known what came of that.
+    fn function(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().map(|(_, function)| function.clone_ref(py))
     }
 
     /// Waits until `ready` says so; `false` if the time is over.

@@ -18,7 +18,7 @@ use pyo3::{
     types::{PyBytes, PyDict, PyTuple},
 };
 
-use super::{MEASURED, Mode, by_value::with_pickle_of, has_function, is_large, of_pool_module};
+use super::{MEASURED, Mode, SoftLimit, by_value::with_pickle_of, has_function, is_large, of_pool_module};
 use crate::{
     pickling::loads,
     wait::{Timeout, block},
@@ -138,7 +138,11 @@ impl PoolWorker {
     /// Runs a task and sends what comes of it.
     fn run(&self, py: Python<'_>, task: &Task, functions: &mut Functions) -> PyResult<()> {
         let began = (task.mode() & MEASURED != 0).then(Instant::now);
-        let sent = match self.call(py, task, functions) {
+        let called = match task.soft_limit() {
+            None => self.call(py, task, functions),
+            Some(limit) => SoftLimit::run(py, limit, || self.call(py, task, functions)),
+        };
+        let sent = match called {
             Ok(value) => match with_pickle_of(&value, None, |parts| {
                 self.send(py, task, Verdict::Done, began.map_or(0, |began| pace(began, &value)), parts)
             }) {
