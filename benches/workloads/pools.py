@@ -74,6 +74,39 @@ def pool_map_1mb(mp, count):
     return timed(mp, lambda pool: pool.map(length, [blob] * count, chunksize=1), [len(blob)] * count)
 
 
+def last_item(array):
+    return float(array[-1])
+
+
+def zeros(length):
+    import numpy
+
+    return numpy.zeros(length)
+
+
+@workload("Pool.map, NumPy arguments of 8 MB", count=60, target=8)
+def pool_array_arguments(mp, count):
+    import numpy
+
+    arrays = [numpy.full(1_000_000, float(number)) for number in range(4)]
+    work = [arrays[number % 4] for number in range(count)]
+    wanted = [float(number % 4) for number in range(count)]
+    return timed(mp, lambda pool: pool.map(last_item, work, chunksize=1), wanted)
+
+
+@workload("Pool.imap, NumPy results of 8 MB", count=60, target=12)
+def pool_array_results(mp, count):
+    def work(pool):
+        return [float(array[-1]) for array in pool.imap(zeros, [1_000_000] * count)]
+
+    return timed(mp, work, [0.0] * count)
+
+
+@workload("Pool.map, NumPy results of 8 MB, all kept", count=30)
+def pool_array_results_kept(mp, count):
+    return timed(mp, lambda pool: sum(len(array) for array in pool.map(zeros, [1_000_000] * count, 1)), 10**6 * count)
+
+
 @workload("Pool: open, map 100, close, join", count=20, unit="ms")
 def pool_open_close(mp, count):
     ctx = mp.get_context("fork")

@@ -79,7 +79,7 @@ def put_blobs(queue, blob, count):
     return 0
 
 
-@workload("Queue: bytes of 1 MB", count=300)
+@workload("Queue: bytes of 1 MB", count=300, target=3)
 def queue_1mb(mp, count):
     ctx = mp.get_context("fork")
     queue = ctx.Queue()
@@ -89,6 +89,42 @@ def queue_1mb(mp, count):
     )
     expect(answers[-1], count)
     return took
+
+
+def put_arrays(queue, length, count):
+    import numpy
+
+    array = numpy.arange(length, dtype=numpy.float64)
+    for _ in range(count):
+        queue.put(array)
+    return 0
+
+
+def queue_of_arrays(mp, length, count):
+    ctx = mp.get_context("fork")
+    queue = ctx.Queue()
+
+    def get_arrays():
+        total = 0
+        for _ in range(count):
+            array = queue.get()
+            total += int(array[-1]) + len(array)
+            array[-1] = 0
+        return total
+
+    took, answers = crew(ctx, [(put_arrays, (queue, length, count))], get_arrays)
+    expect(answers[-1], count * (2 * length - 1))
+    return took
+
+
+@workload("Queue: NumPy arrays of 8 MB", count=100, target=8)
+def queue_8mb_array(mp, count):
+    return queue_of_arrays(mp, 1_000_000, count)
+
+
+@workload("Queue: NumPy arrays of 100 KB", count=2_000)
+def queue_100kb_array(mp, count):
+    return queue_of_arrays(mp, 12_500, count)
 
 
 def answer_each(requests, answers, count):

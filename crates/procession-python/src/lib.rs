@@ -12,6 +12,7 @@ mod condition;
 mod connection;
 mod event;
 mod handle;
+mod laden;
 mod late;
 mod line;
 mod lock;

@@ -17,11 +17,12 @@ use pyo3::{
     ffi,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyBytes, PyDict},
+    types::{PyBytes, PyDict, PyList},
 };
 
 use crate::{
     apart,
+    connection::bytes_of,
     plain::{self, Plain},
 };
 
@@ -77,6 +78,26 @@ pub(crate) fn with_pickle_apart<R>(
     })
 }
 
+/// As [`with_pickle`], with large buffers apart: `put` gets the pieces of the pickle, and these buffers.
+///
+/// # Errors
+///
+/// The outer one is the pickler's.
+pub(crate) fn with_buffers<R>(
+    object: &Bound<'_, PyAny>,
+    put: impl FnOnce(&[&[u8]], &[&[u8]]) -> PyResult<R>,
+) -> PyResult<PyResult<R>> {
+    if let Some(plain) = Plain::of(object) {
+        return Ok(put(&plain.parts(), &[]));
+    }
+    let (chunks, buffers) = pickle(object, &IDLE_APART)?;
+    let buffers: Vec<&[u8]> = buffers.iter().map(bytes_of).collect();
+    Ok(match &chunks[..] {
+        [chunk] => put(&[chunk.bytes(object.py())], &buffers),
+        chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>(), &buffers),
+    })
+}
+
 /// The pickle of an object as one piece.
 ///
 /// # Errors
@@ -103,12 +124,41 @@ pub(crate) fn loads<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, 
 /// The object of a large pickle, read where it is: a copy would be fresh memory, which costs more than the copying.
 #[cold]
 fn loads_in_place<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    in_place(py, pickle, |view| call(loads_function(py)?, view))
+}
+
+/// The object of a pickle whose buffers are apart.
+///
+/// # Errors
+///
+/// Whatever unpickling raises.
+pub(crate) fn loads_with_buffers<'py>(
+    py: Python<'py>,
+    pickle: &[u8],
+    buffers: &Bound<'py, PyList>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if buffers.is_empty() {
+        return loads(py, pickle);
+    }
+    in_place(py, pickle, |view| {
+        let keywords = PyDict::new(py);
+        keywords.set_item(pyo3::intern!(py, "buffers"), buffers)?;
+        loads_function(py)?.call((view,), Some(&keywords))
+    })
+}
+
+/// Calls with a view of bytes that are only there meanwhile.
+fn in_place<'py>(
+    py: Python<'py>,
+    pickle: &[u8],
+    load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let length = ffi::Py_ssize_t::try_from(pickle.len()).map_err(|_| PyMemoryError::new_err(()))?;
     // SAFETY: attached; the view is for reading, and is released below, before the memory can go.
     let view = unsafe { ffi::PyMemoryView_FromMemory(pickle.as_ptr().cast_mut().cast(), length, ffi::PyBUF_READ) };
     // SAFETY: a new reference, or null with an exception set.
     let view = unsafe { Bound::from_owned_ptr_or_err(py, view) }?;
-    let object = call(loads_function(py)?, &view);
+    let object = load(&view);
     // Whoever has got hold of the view finds it closed. The unpickler, which alone knows it, has let it go.
     view.call_method0(pyo3::intern!(py, "release"))?;
     object

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use procession_core::channel::{self, Message, PutError, TakeError};
+use procession_core::{
+    channel::{self, Message, PutError, TakeError},
+    memory::Claimed,
+};
 use pyo3::{
     buffer::PyBuffer,
     exceptions::{PyMemoryError, PyOSError, PyValueError},
@@ -19,6 +22,7 @@ use pyo3::{
 
 use crate::{
     handle,
+    laden::{self, Load},
     late::Late,
     pickling, plain,
     wait::{Timeout, block},
@@ -99,8 +103,10 @@ fn take_error(py: Python<'_>, error: TakeError) -> PyErr {
 enum Taken {
     /// It is in the caller's buffer.
     Small(usize),
-    /// Its pickle.
-    Pickle(Py<PyBytes>),
+    /// The same, and blocks came with it.
+    Laden(usize, Vec<Claimed>),
+    /// Its pickle, and blocks that came with it.
+    Pickle(Py<PyBytes>, Vec<Claimed>),
     /// Itself.
     Bytes(Py<PyBytes>),
 }
@@ -111,6 +117,9 @@ fn copy_out(message: &Message<'_>, small: &mut [MaybeUninit<u8>; SMALL], whole: 
     let length = usize::try_from(message.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
     if length <= SMALL {
         message.copy_from(0, small)?;
+        if message.has_blocks() {
+            return Ok(Taken::Laden(length, message.take_blocks()));
+        }
         return Ok(Taken::Small(length));
     }
     let mut beginning = [MaybeUninit::new(0); 16];
@@ -125,7 +134,7 @@ fn copy_out(message: &Message<'_>, small: &mut [MaybeUninit<u8>; SMALL], whole: 
             py.detach(|| message.copy_from(offset, place))?;
         }
         let bytes = bytes.unbind();
-        Ok(if contents.is_some() { Taken::Bytes(bytes) } else { Taken::Pickle(bytes) })
+        Ok(if contents.is_some() { Taken::Bytes(bytes) } else { Taken::Pickle(bytes, message.take_blocks()) })
     })
 }
 
@@ -184,6 +193,30 @@ impl Queue {
         put.unwrap_or(Err(PutError::Full)).map_err(|error| put_error(py, error))
     }
 
+    /// Puts a message whose large parts go in blocks.
+    #[cold]
+    fn put_laden(&self, py: Python<'_>, parts: &[&[u8]], buffers: &[&[u8]], limit: Option<Timeout>) -> PyResult<()> {
+        let queue = self.native.get()?;
+        self.used.store(true, Relaxed);
+        if limit.is_none() && queue.is_full() {
+            return Err(full(py));
+        }
+        let patience = if limit.is_some() { PATIENCE } else { Duration::ZERO };
+        let load = py.detach(|| Load::new(&laden::of_ring(queue.ring()), parts, buffers, patience));
+        let (parts, along) = (load.parts(), load.along());
+        let put = block(py, limit.unwrap_or(Timeout::after(PATIENCE)), |wait| {
+            let put = match limit {
+                Some(_) => queue.put_along(&parts, along, wait),
+                None => queue.put_now_along(&parts, along, wait),
+            };
+            match put {
+                Err(PutError::Wait(error)) => Err(error),
+                other => Ok(other),
+            }
+        })?;
+        put.unwrap_or(Err(PutError::Full)).map_err(|error| put_error(py, error))
+    }
+
     /// Takes a message into `small`, or into an object.
     #[inline]
     fn take(
@@ -230,7 +263,14 @@ impl Queue {
     fn put_object(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, limit: Option<Timeout>) -> PyResult<()> {
         Self::open(slf)?;
         let this = slf.get();
-        match pickling::with_pickle(obj, |parts| this.put_parts(slf.py(), parts, limit)) {
+        let put = |parts: &[&[u8]], buffers: &[&[u8]]| {
+            if laden::is_worth_it(parts, buffers) {
+                this.put_laden(slf.py(), parts, buffers, limit)
+            } else {
+                this.put_parts(slf.py(), parts, limit)
+            }
+        };
+        match pickling::with_buffers(obj, put) {
             Ok(put) => put,
             // The class may want to know of it.
             Err(error) => slf.call_method1("_unpicklable", (error, obj)).map(drop),
@@ -244,7 +284,11 @@ impl Queue {
         let mut small = [MaybeUninit::uninit(); SMALL];
         match slf.get().take(py, &mut small, limit, true)? {
             Taken::Small(length) => pickling::loads(py, filled(&small, length)),
-            Taken::Pickle(pickle) => pickling::loads_bytes(pickle.bind(py)),
+            Taken::Laden(length, blocks) => laden::loads(py, filled(&small, length), blocks),
+            Taken::Pickle(pickle, blocks) => match pickle.bind(py) {
+                pickle if laden::is_laden(pickle.as_bytes()) => laden::loads(py, pickle.as_bytes(), blocks),
+                pickle => pickling::loads_bytes(pickle),
+            },
             Taken::Bytes(bytes) => Ok(bytes.into_bound(py).into_any()),
         }
     }
@@ -389,7 +433,7 @@ impl Queue {
         let most = u64::try_from(most).ok().filter(|&most| most > 0);
         let most = most.ok_or_else(|| PyValueError::new_err("get_many() takes at least one: most must be positive"))?;
         let (py, queue, limit) = (slf.py(), slf.get().native.get()?, limit(block, timeout));
-        let mut pickles: Vec<Vec<u8>> = Vec::new();
+        let mut pickles: Vec<(Vec<u8>, Vec<Claimed>)> = Vec::new();
         let taken = crate::wait::block(py, limit.unwrap_or(Timeout::after(PATIENCE)), |wait| {
             let mut size = 0;
             let read = |message: &Message<'_>| {
@@ -398,7 +442,7 @@ impl Queue {
                     return Err(io::ErrorKind::QuotaExceeded.into());
                 }
                 size += message.len();
-                pickles.push(message.to_vec()?);
+                pickles.push((message.to_vec()?, message.take_blocks()));
                 Ok(())
             };
             let taken = match limit {
@@ -412,8 +456,8 @@ impl Queue {
         })?;
         taken.unwrap_or(Err(TakeError::Empty)).map_err(|error| take_error(py, error))?;
         let objects = PyList::empty(py);
-        for pickle in pickles {
-            objects.append(pickling::loads(py, &pickle)?)?;
+        for (pickle, blocks) in pickles {
+            objects.append(laden::loads(py, &pickle, blocks)?)?;
         }
         Ok(objects)
     }
@@ -489,7 +533,9 @@ impl Queue {
         let mut small = [MaybeUninit::uninit(); SMALL];
         Ok(match self.take(py, &mut small, Some(Timeout::FOREVER), false)? {
             Taken::Small(length) => PyBytes::new(py, filled(&small, length)),
-            Taken::Pickle(bytes) | Taken::Bytes(bytes) => bytes.into_bound(py),
+            Taken::Laden(length, blocks) => laden::usual(py, PyBytes::new(py, filled(&small, length)), blocks)?,
+            Taken::Pickle(bytes, blocks) => laden::usual(py, bytes.into_bound(py), blocks)?,
+            Taken::Bytes(bytes) => bytes.into_bound(py),
         })
     }
 

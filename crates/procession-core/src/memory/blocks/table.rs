@@ -4,7 +4,10 @@
 use std::{
     io,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64 as LocalU64},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, AtomicU64 as LocalU64},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -375,5 +378,6 @@ const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// From so many blocks in use on it is likely that one comes back soon.
 fn crowd() -> usize {
-    thread::available_parallelism().map_or(1, usize::from) + 2
+    static CROWD: OnceLock<usize> = OnceLock::new();
+    *CROWD.get_or_init(|| thread::available_parallelism().map_or(1, usize::from) + 2)
 }
