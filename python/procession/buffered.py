@@ -77,6 +77,18 @@ class _Buffered(IMapIterator):
             if self._window.reopens():
                 self._crew.feed(self._window)
 
+    def cancel(self):
+        """As of every imap: do without what is still to come."""
+        cancelled = self._results.cancel()
+        if cancelled:
+            self._window.close()
+            self._crew.forget(self._window)
+        return cancelled
+
+    def cancelled(self):
+        """Whether it was cancelled before all results were there."""
+        return self._results.cancelled()
+
     def __del__(self):
         # Nobody will take the rest.
         self._window.close()

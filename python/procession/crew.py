@@ -164,6 +164,21 @@ class Crew:
                         self._places[place] = worker
                         self.engine.watch(place, sentinel)
 
+    def grow(self, more):
+        """Start as many workers more. Raises what starting one raises; those that could be started stay."""
+        with self._lock:
+            self.engine.grow(more)
+            places = self.engine.places()
+            try:
+                self.fill(places)
+            except BaseException:
+                self.engine.shrink(min(more, places - len(self.workers)))
+                raise
+
+    def shrink(self, fewer):
+        """Have as many workers end as soon as they are through with what they are at."""
+        self.engine.shrink(fewer)
+
     def attend(self):
         """Start the thread that calls callbacks and replaces workers."""
         self._thread = threading.Thread(target=self._attend, name="PoolAttendant", daemon=True)
@@ -189,7 +204,7 @@ class Crew:
                 if event >= 0:
                     self._replace(event)
                 elif (worker := self._places.get(~event)) is not None:
-                    # The task it is at has had its time. Its end is heard of as any other.
+                    # The task it is at has had its time, or was cancelled. Its end is heard of as any other.
                     worker.kill()
             else:
                 event._conclude()

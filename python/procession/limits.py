@@ -1,4 +1,4 @@
-"""How long the tasks of a pool may take, and how often they are tried again when their workers die."""
+"""What calls say of their tasks: how long they may take, how often they are tried again, and when their turn comes."""
 
 import signal
 import threading
@@ -9,6 +9,8 @@ from .context import TimeoutError
 
 __all__ = ["SoftTimeLimitExceeded", "TimeLimitExceeded", "terms_of"]
 
+# Priorities are numbers of this many bits.
+BITS = 32
 # More workers than this are not given to one task.
 MOST_RETRIES = 2**32 - 1
 
@@ -49,7 +51,17 @@ def _seconds(value, name):
     return seconds
 
 
-def terms_of(defaults, timeout, soft_timeout, retries):
+def _priority(value):
+    try:
+        priority = index(value)
+    except TypeError:
+        raise TypeError(f"priority must be an integer, not {value!r}") from None
+    if not -(2 ** (BITS - 1)) <= priority < 2 ** (BITS - 1):
+        raise ValueError(f"priority must be a number of {BITS} bits, not {priority}")
+    return priority
+
+
+def terms_of(defaults, timeout, soft_timeout, retries, priority=0):
     """What a call says of its tasks. What is None is as the `defaults` have it, which may be None themselves.
 
     An infinite time is no limit, whatever the defaults say. Returns None if there is nothing to say.
@@ -70,9 +82,10 @@ def terms_of(defaults, timeout, soft_timeout, retries):
     # The pool's, if it is longer than the timeout of the call, is of no use, which does no harm.
     if soft_timeout is not None and hard is not None and hard <= soft < float("inf"):
         raise ValueError(f"the soft_timeout ({soft:g} s) must be shorter than the timeout ({hard:g} s)")
-    if hard is None and soft is None and not retries:
+    priority = _priority(priority)
+    if hard is None and soft is None and not retries and not priority:
         return None
-    return _core.TaskTerms(hard, soft, min(retries, MOST_RETRIES))
+    return _core.TaskTerms(hard, soft, min(retries, MOST_RETRIES), priority)
 
 
 def _overdue_task(how, func, task, limit):

@@ -16,6 +16,7 @@ from .pool import (
     MapResult,
     Pool,
     TimeoutError,
+    _cancelled_task,
     _terminated_task,
     mapstar,
     starmapstar,
@@ -36,11 +37,30 @@ class Outcomes:
         self.changed = threading.Condition()
         self.arrived = collections.deque()
         self.count = 0
+        # How many tasks can't be called back any more.
+        self.begun = 0
         self.total = None
-        self.over = False
+        self.over = self.cancelled = False
         self.given_up = None
         self.callbacks = callback, error_callback
         engine.begun(self)
+
+    def begin(self):
+        """A task is about to be begun. False if it is not to be."""
+        with self.changed:
+            if not self.over:
+                self.begun += 1
+            return not self.over
+
+    def cancel(self):
+        """Do without those that were not begun, and what comes of the others. False if there are none."""
+        with self.changed:
+            if self.cancelled or self.over or (self.total is not None and self.begun >= self.total):
+                return self.cancelled
+            self.cancelled = True
+            self.given_up = _cancelled_task()
+        self._look()
+        return True
 
     def add(self, index, success, value):
         """The outcome of a task."""
@@ -79,6 +99,7 @@ class _Result(ApplyResult):
 
     def __init__(self, outcomes):
         self._outcomes = outcomes
+        self._cancelled = False
         self._event = threading.Event()
 
     def ready(self):
@@ -99,8 +120,21 @@ class _Result(ApplyResult):
             return self._value
         raise self._value
 
+    def cancel(self):
+        """Do without what was not begun: neither a thread nor a queue can be told to give it back.
+
+        False if all of it was begun. Then the call goes on as before.
+        """
+        outcomes = self._outcomes
+        return self._cancelled if outcomes is None else outcomes.cancel()
+
+    def cancelled(self):
+        outcomes = self._outcomes
+        return self._cancelled if outcomes is None else outcomes.cancelled
+
     def _complete(self):
         outcomes, self._outcomes = self._outcomes, None
+        self._cancelled = outcomes.cancelled
         if outcomes.given_up is not None:
             self._success, self._value = False, outcomes.given_up
         else:
@@ -131,10 +165,12 @@ class _MapResult(_Result, MapResult):
 class _Stream(IMapIterator):
     """The results of an imap."""
 
-    def __init__(self, outcomes):
+    def __init__(self, outcomes, chunks):
         self._outcomes = outcomes
         self._index = 0
         self._early = {}
+        # What is left of the last chunk, if results come in chunks.
+        self._chunk = () if chunks else None
 
     def __iter__(self):
         return self
@@ -145,7 +181,21 @@ class _Stream(IMapIterator):
     def _taken(self):
         return self._index
 
+    def cancel(self):
+        return self._outcomes.cancel()
+
+    def cancelled(self):
+        return self._outcomes.cancelled
+
     def next(self, timeout=None):
+        if self._chunk is None:
+            return self._next(timeout)
+        while True:
+            for item in self._chunk:
+                return item
+            self._chunk = iter(self._next(timeout))
+
+    def _next(self, timeout):
         outcomes = self._outcomes
         deadline = None if timeout is None else time.monotonic() + timeout
         with outcomes.changed:
@@ -192,6 +242,8 @@ class Feed:
         if self._items is None:
             return False
         for _ in range(count):
+            if self._outcomes.over:
+                break
             try:
                 item = next(self._items)
             except StopIteration:
@@ -205,6 +257,10 @@ class Feed:
         else:
             return True
         self.end()
+        return False
+
+    def is_full(self):
+        """Never: see `CallsEngine`."""
         return False
 
     def submitted(self):
@@ -296,7 +352,7 @@ class CallsEngine:
         outcomes = Outcomes(self, owner, func)
         if chunksize > 1:
             func, items = mapstar, Pool._get_tasks(func, items, chunksize)
-        return (_Stream if ordered else _UnorderedStream)(outcomes), Feed(self, outcomes, func, items)
+        return (_Stream if ordered else _UnorderedStream)(outcomes, chunksize > 1), Feed(self, outcomes, func, items)
 
     def close(self):
         """No more calls; when all is done the workers end."""

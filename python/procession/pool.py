@@ -517,25 +517,25 @@ class Pool:
         """As long as there are calls under way, and empty otherwise: all that others look for in it."""
         return dict.fromkeys(range(self._engine.jobs()))
 
-    def _terms_of(self, timeout, soft_timeout, retries):
+    def _terms_of(self, timeout, soft_timeout, retries, priority=0):
         if self._is_over_queues():
             raise TypeError(
-                f"timeout, soft_timeout and retries are not to be had of a {type(self).__qualname__}: its tasks go "
-                "through queues of its own (see procession.pool_over_queues)"
+                f"timeout, soft_timeout, retries and priority are not to be had of a {type(self).__qualname__}: its "
+                "tasks go through queues of its own (see procession.pool_over_queues)"
             )
         from .limits import terms_of
 
-        return terms_of(self._terms, timeout, soft_timeout, retries)
+        return terms_of(self._terms, timeout, soft_timeout, retries, priority)
 
     # The dictionaries in the standard package's signatures are not changed.
 
-    def apply(self, func, args=(), kwds={}, *, timeout=None, soft_timeout=None, retries=None):  # noqa: B006
+    def apply(self, func, args=(), kwds={}, *, timeout=None, soft_timeout=None, retries=None, priority=0):  # noqa: B006
         """Call `func(*args, **kwds)` in a worker; returns what it returns, raises what it raises."""
         if self._state != RUN:
             raise ValueError("Pool not running")
         terms = self._terms
-        if not (timeout is soft_timeout is retries is None):
-            terms = self._terms_of(timeout, soft_timeout, retries)
+        if not (timeout is soft_timeout is retries is None) or priority != 0:
+            terms = self._terms_of(timeout, soft_timeout, retries, priority)
         return self._engine.apply_async(self, func, args, kwds, None, None, terms).get()
 
     def apply_async(
@@ -549,19 +549,20 @@ class Pool:
         timeout=None,
         soft_timeout=None,
         retries=None,
+        priority=0,
     ):
         """As `apply()`, without waiting: returns an AsyncResult.
 
         What each call may say of its tasks, a task of a map being a chunk: after `timeout` seconds the worker is
         killed, and the task fails with TimeLimitExceeded; after `soft_timeout` seconds SoftTimeLimitExceeded is raised
         in the task; when its worker dies, it is given to another one, `retries` times. None: as the pool has it. An
-        infinite time is no limit.
+        infinite time is no limit. Tasks that wait are taken by the largest `priority` first.
         """
         if self._state != RUN:
             raise ValueError("Pool not running")
         terms = self._terms
-        if not (timeout is soft_timeout is retries is None):
-            terms = self._terms_of(timeout, soft_timeout, retries)
+        if not (timeout is soft_timeout is retries is None) or priority != 0:
+            terms = self._terms_of(timeout, soft_timeout, retries, priority)
         return self._engine.apply_async(self, func, args, kwds, callback, error_callback, terms)
 
     def map(self, func, iterable, chunksize=None, **terms):
@@ -596,11 +597,12 @@ class Pool:
         timeout=None,
         soft_timeout=None,
         retries=None,
+        priority=0,
     ):
         self._check_running()
         terms = self._terms
-        if not (timeout is soft_timeout is retries is None):
-            terms = self._terms_of(timeout, soft_timeout, retries)
+        if not (timeout is soft_timeout is retries is None) or priority != 0:
+            terms = self._terms_of(timeout, soft_timeout, retries, priority)
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         if chunksize is None and terms is not None and terms._limited():
@@ -639,7 +641,7 @@ class Pool:
     def _feed(self, feed):
         # At once, up to where the memory for it would be too much.
         while feed.feed(AT_ONCE, False):
-            if self._engine.is_full():
+            if feed.is_full():
                 self._crew.feed(feed)
                 break
 
@@ -655,11 +657,23 @@ class Pool:
         """As `imap()`, in whatever order the results come."""
         return self._imap(func, iterable, chunksize, buffersize, False, **terms)
 
-    def _imap(self, func, iterable, chunksize, buffersize, ordered, *, timeout=None, soft_timeout=None, retries=None):
+    def _imap(
+        self,
+        func,
+        iterable,
+        chunksize,
+        buffersize,
+        ordered,
+        *,
+        timeout=None,
+        soft_timeout=None,
+        retries=None,
+        priority=0,
+    ):
         self._check_running()
         terms = self._terms
-        if not (timeout is soft_timeout is retries is None):
-            terms = self._terms_of(timeout, soft_timeout, retries)
+        if not (timeout is soft_timeout is retries is None) or priority != 0:
+            terms = self._terms_of(timeout, soft_timeout, retries, priority)
         if chunksize == "auto":
             chunksize = self._auto()
         elif chunksize < 1:
@@ -681,9 +695,31 @@ class Pool:
             self._feed(feed)
         else:
             self._crew.feed(feed)
-        if chunksize == 1:
-            return results
-        return (item for chunk in results for item in chunk)
+        return results
+
+    def grow(self, n=1):
+        """Have `n` workers more."""
+        self._resize("grow", n)
+
+    def shrink(self, n=1):
+        """Have `n` workers fewer. As many end as soon as they are through with what they are at; the others go on."""
+        self._resize("shrink", n)
+
+    def _resize(self, how, n):
+        self._check_running()
+        try:
+            n = index(n)
+        except TypeError:
+            raise TypeError(f"the number of workers must be an integer, not {n!r}") from None
+        if n < 0:
+            raise ValueError(f"the number of workers must be 0 or more, not {n}")
+        resize = getattr(self._crew, how, None)
+        if resize is None:
+            raise TypeError(f"a {type(self).__qualname__} has workers of its own making, whose number stays as it is")
+        try:
+            resize(n)
+        finally:
+            self._processes = self._engine.places()
 
     def close(self):
         """No more calls are taken; when all is done the workers end."""

@@ -230,7 +230,8 @@ class QueuesEngine(CallsEngine):
             util.debug("the pool's queue is closed: %r", error)
 
     def _send(self, outcomes, index, func, args, kwds):
-        if outcomes.over:
+        # What was sent can't be called back.
+        if not outcomes.begin():
             return
         key, message = (outcomes.number, index), (outcomes.number, index, func, args, kwds)
         with self._lock:

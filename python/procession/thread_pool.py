@@ -34,6 +34,10 @@ class _MapFeed(Feed):
         return False
 
 
+def _nothing():
+    pass
+
+
 class _ThreadEngine(CallsEngine):
     """Hands the tasks to threads."""
 
@@ -43,19 +47,42 @@ class _ThreadEngine(CallsEngine):
         super().__init__()
         self.inbox = queue.SimpleQueue()
         self._threads = 0
+        # How many of them are to end before they take another task.
+        self._leaving = 0
 
     def serve(self, initializer, initargs):
         """The life of a worker thread."""
         if initializer is not None:
             initializer(*initargs)
-        while (task := self.inbox.get()) is not None:
+        while not self._leaves() and (task := self.inbox.get()) is not None:
             task()
             # Nothing is kept while waiting.
             task = None
 
+    def _leaves(self):
+        if not self._leaving:
+            return False
+        with self._lock:
+            leaves = self._leaving > 0
+            self._leaving -= leaves
+        return leaves
+
+    def leave(self, count):
+        """So many threads are to end when they are through with what they are at."""
+        with self._lock:
+            self._leaving += count
+            self._threads -= count
+        for _ in range(count):
+            # So that one that waits looks at it.
+            self.inbox.put(_nothing)
+
+    def places(self):
+        """How many threads there should be."""
+        return self._threads
+
     @staticmethod
     def _do(outcomes, index, func, args, kwds):
-        if outcomes.over:
+        if not outcomes.begin():
             return
         try:
             value = func(*args, **kwds)
@@ -105,9 +132,20 @@ class _Threads:
 
     def fill(self, count):
         """Start threads until there are `count`."""
-        while len(self.workers) < count:
+        self.workers[:] = [worker for worker in self.workers if worker.is_alive()]
+        while self._engine.places() < count:
             self._engine.hired()
             self.workers.append(self._start())
+
+    def grow(self, more):
+        """Start as many threads more."""
+        self.fill(self._engine.places() + more)
+
+    def shrink(self, fewer):
+        """Have as many threads end as soon as they are through with what they are at."""
+        if fewer >= (places := self._engine.places()):
+            raise ValueError(f"a pool of {places} can't have {fewer} workers fewer: one at least has to stay")
+        self._engine.leave(fewer)
 
     def terminate(self):
         """Give up what is under way. A thread can't be ended from outside: each ends with the task it is at."""
@@ -135,10 +173,10 @@ class ThreadPool(Pool):
     def __init__(self, processes=None, initializer=None, initargs=()):
         super().__init__(processes, initializer, initargs)
 
-    def _terms_of(self, timeout, soft_timeout, retries):
+    def _terms_of(self, timeout, soft_timeout, retries, priority=0):
         raise TypeError(
-            "timeout, soft_timeout and retries are for pools of processes: a thread can't be ended, nor interrupted, "
-            "from outside, and does not die"
+            "timeout, soft_timeout, retries and priority are for pools of processes: a thread can't be ended, nor "
+            "interrupted, from outside, and does not die; calls are taken by threads in the order in which they come"
         )
 
     def _set_up(self):

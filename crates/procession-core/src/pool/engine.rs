@@ -518,9 +518,14 @@ impl Engine {
 
     /// Waits until it is not [full](Self::is_full), or for a short while.
     pub fn wait_for_room(&self) {
+        self.wait_for_room_for(0);
+    }
+
+    /// Waits until it is not [full for a priority](Self::is_full_for), or for a short while.
+    pub fn wait_for_room_for(&self, priority: i32) {
         // Nobody is asked to wake this thread: with such a backlog, the workers are busy until it looks again.
         for pause in [1, 2, 4, 8, 16] {
-            if !self.is_full() {
+            if !self.is_full_for(priority) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(pause));

@@ -1,7 +1,7 @@
 //! The parent's end.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     os::fd::{BorrowedFd, RawFd},
     sync::{Arc, Mutex, PoisonError},
@@ -19,6 +19,7 @@ use pyo3::{
 
 use super::{
     MEASURED, Mode, PoolPort,
+    backlog::{Backlog, Deferred, PoolBacklog},
     by_value::{Main, with_pickle_of},
     exits,
     functions::Functions,
@@ -37,7 +38,7 @@ pub(crate) struct PoolEngine {
     /// The results whose callbacks are still to be called, by the numbers of their jobs.
     unsettled: Mutex<HashMap<u64, Py<ApplyResult>>>,
     /// Calls that wait until the workers have taken more of those before them.
-    backlog: Mutex<VecDeque<Deferred>>,
+    pub(super) backlog: Backlog,
     main: Main,
     /// The thread that attends to the pool: in `run`, or in what that had it do.
     attendant: Mutex<Option<ThreadId>>,
@@ -91,7 +92,10 @@ impl PoolEngine {
     }
 
     /// Pickles a call and gives it to the workers; what goes wrong is the call's result.
-    fn submit_call(&self, py: Python<'_>, task: Deferred) {
+    pub(super) fn submit_call(&self, py: Python<'_>, task: &Deferred) {
+        if task.call.job().is_cancelled() {
+            return;
+        }
         let (func, args, kwds) = (task.func.bind(py), task.args.bind(py), task.kwds.bind(py));
         let submit = || {
             if kwds.cast::<PyDict>().is_ok_and(PyDictMethods::is_empty) {
@@ -164,7 +168,7 @@ impl PoolEngine {
             engine: Engine::create(places)?,
             functions: Functions::default(),
             unsettled: Mutex::default(),
-            backlog: Mutex::default(),
+            backlog: Backlog::default(),
             main: Main::new(),
             attendant: Mutex::default(),
         })
@@ -247,8 +251,8 @@ impl PoolEngine {
         if self.engine.belongs_here() {
             self.engine.terminate();
             let unsettled = std::mem::take(&mut *self.unsettled.lock().unwrap_or_else(PoisonError::into_inner));
-            let backlog = std::mem::take(&mut *self.backlog.lock().unwrap_or_else(PoisonError::into_inner));
-            drop((unsettled, backlog));
+            drop(unsettled);
+            self.backlog.clear();
         }
     }
 
@@ -266,6 +270,26 @@ impl PoolEngine {
     /// What workers told when they ended, since this was last asked for: whether it went well, and a value or an exception.
     fn exit_results(&self, py: Python<'_>) -> PyResult<Vec<(bool, Py<PyAny>)>> {
         exits::of(py, self)
+    }
+
+    /// So many more workers are needed.
+    fn grow(&self, more: usize) -> PyResult<()> {
+        self.here()?.grow(more);
+        Ok(())
+    }
+
+    /// So many workers fewer are needed. As many end when they are through with what they are at.
+    fn shrink(&self, py: Python<'_>, fewer: usize) -> PyResult<()> {
+        let engine = self.here()?;
+        py.detach(|| engine.shrink(fewer)).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+            _ => error.into(),
+        })
+    }
+
+    /// How many workers there should be.
+    fn places(&self) -> PyResult<usize> {
+        Ok(self.here()?.places())
     }
 
     /// How many calls are under way.
@@ -296,17 +320,15 @@ impl PoolEngine {
         this.engine.seal(call.job(), 1);
         let task =
             Deferred { call, func: func.clone().unbind(), args: args.clone().unbind(), kwds: kwds.clone().unbind() };
-        let mut backlog = this.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        if backlog.is_empty() && !this.engine.is_full() {
-            drop(backlog);
-            this.submit_call(py, task);
-            this.engine.submitted();
-            return Ok(result);
-        }
-        // What is still to be taken by workers is much already: this one is pickled later on, in its turn.
-        backlog.push_back(task);
-        let first = backlog.len() == 1;
-        drop(backlog);
+        let first = match this.backlog.push(task, |priority| !this.engine.is_full_for(priority)) {
+            Err(task) => {
+                this.submit_call(py, &task);
+                this.engine.submitted();
+                return Ok(result);
+            }
+            // What is still to be taken by workers is much already: this one is pickled later on, in its turn.
+            Ok(first) => first,
+        };
         if first {
             let feed = Bound::new(py, PoolBacklog(slf.clone().unbind()))?;
             task_owner.getattr("_crew")?.call_method1("feed", (feed,))?;
@@ -355,7 +377,7 @@ impl PoolEngine {
         let order = if ordered { Order::Sequence } else { Order::Arrival };
         let job = slf.get().here()?.open_with(order, false, terms::of_call(terms));
         let call = Arc::new(Call::new(slf, job, owner, func, Callbacks::default()));
-        let iterator = IMapIterator::over(slf.py(), call.clone(), ordered)?;
+        let iterator = IMapIterator::over(slf.py(), call.clone(), ordered, chunksize != 1)?;
         let mode = if chunksize == 1 { Mode::Single } else { Mode::Map };
         let any = iterator.clone().into_any();
         Ok((iterator, Bound::new(slf.py(), PoolFeed::new(call, &any, func, mode, items, chunksize))?))
@@ -363,70 +385,12 @@ impl PoolEngine {
 
     /// How many tasks are still to be taken by the workers.
     fn waiting(&self) -> PyResult<u64> {
-        let backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
-        Ok(self.here()?.statistics().queued + backlog)
+        Ok(self.here()?.statistics().queued + self.backlog.len() as u64)
     }
 
     /// Whether so much is still to be taken by the workers that more had better wait.
     fn is_full(&self) -> bool {
         self.engine.is_full()
-    }
-}
-
-/// A call that has not been pickled yet.
-#[derive(Debug)]
-struct Deferred {
-    call: Arc<Call>,
-    func: Py<PyAny>,
-    args: Py<PyAny>,
-    kwds: Py<PyAny>,
-}
-
-/// Hands the calls to the workers that had to wait until these had taken what was there.
-#[pyclass(module = "procession._core", frozen)]
-#[derive(Debug)]
-pub(crate) struct PoolBacklog(Py<PoolEngine>);
-
-#[pymethods]
-impl PoolBacklog {
-    /// Hands at most `count` calls over, as far as there is room. Returns False when none is left.
-    fn feed(&self, py: Python<'_>, count: usize) -> PyResult<bool> {
-        let this = self.0.get();
-        let engine = this.here()?;
-        py.detach(|| engine.wait_for_room());
-        for _ in 0..count {
-            if engine.is_full() {
-                break;
-            }
-            // It stays in its place until it is submitted, so that later calls queue up behind it.
-            let next = this.backlog.lock().unwrap_or_else(PoisonError::into_inner).front().map(|task| task.clone(py));
-            let Some(task) = next else {
-                return Ok(false);
-            };
-            this.submit_call(py, task);
-            let (done, left) = {
-                let mut backlog = this.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-                (backlog.pop_front(), backlog.len())
-            };
-            drop(done);
-            if left == 0 {
-                engine.submitted();
-                return Ok(false);
-            }
-        }
-        engine.submitted();
-        Ok(true)
-    }
-}
-
-impl Deferred {
-    fn clone(&self, py: Python<'_>) -> Self {
-        Self {
-            call: self.call.clone(),
-            func: self.func.clone_ref(py),
-            args: self.args.clone_ref(py),
-            kwds: self.kwds.clone_ref(py),
-        }
     }
 }
 

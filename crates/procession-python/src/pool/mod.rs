@@ -1,5 +1,6 @@
 //! Pools: the parent's end, the results it gives out, and the worker's end.
 
+mod backlog;
 mod by_value;
 mod engine;
 mod exits;
@@ -14,7 +15,8 @@ use procession_core::pool::Definition;
 use pyo3::{prelude::*, sync::PyOnceLock};
 
 pub(crate) use self::{
-    engine::{PoolBacklog, PoolEngine},
+    backlog::PoolBacklog,
+    engine::PoolEngine,
     results::{ApplyResult, MapResult},
     soft_limit::SoftLimit,
     streams::{IMapIterator, IMapUnorderedIterator, PoolFeed},

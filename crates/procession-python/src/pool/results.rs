@@ -110,6 +110,12 @@ impl Call {
         Err(PyErr::from_value(raised))
     }
 
+    /// Nobody wants it any more. False if it is done.
+    pub(super) fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        let engine = self.engine.get().here()?;
+        Ok(py.detach(|| engine.cancel(&self.job)))
+    }
+
     /// The function that is called, as long as it is not known what came of that.
     fn function(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -376,6 +382,17 @@ impl ApplyResult {
     fn wait(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<()> {
         self.call()?.wait(py, timeout.unwrap_or(Timeout::FOREVER), Job::is_settled)?;
         Ok(())
+    }
+
+    /// Do without the call: what waits for a worker is never begun, and a worker that is at it is killed. `get()` raises
+    /// `concurrent.futures.CancelledError` then. False if the call has completed before; it stays as it is.
+    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        self.call()?.cancel(py)
+    }
+
+    /// Whether it was cancelled before it was complete.
+    fn cancelled(&self) -> PyResult<bool> {
+        Ok(self.call()?.job.is_cancelled())
     }
 
     /// What the call returned; if it raised, that is raised. `TimeoutError` after `timeout` seconds.

@@ -24,6 +24,8 @@ use crate::wait::{Timeout, block};
 pub(crate) struct IMapIterator {
     /// `None` only in instances of Python subclasses that do all by themselves.
     call: Option<Arc<Call>>,
+    /// If results come in chunks: what is left of the last one.
+    chunk: Option<Mutex<Option<Py<PyIterator>>>>,
 }
 
 /// What `Pool.imap_unordered()` returns: an iterator over the results, as they come.
@@ -32,12 +34,29 @@ pub(crate) struct IMapIterator {
 pub(crate) struct IMapUnorderedIterator;
 
 impl IMapIterator {
-    pub(super) fn over(py: Python<'_>, call: Arc<Call>, ordered: bool) -> PyResult<Bound<'_, Self>> {
-        let base = Self { call: Some(call) };
+    pub(super) fn over(py: Python<'_>, call: Arc<Call>, ordered: bool, chunks: bool) -> PyResult<Bound<'_, Self>> {
+        let base = Self { call: Some(call), chunk: chunks.then(Mutex::default) };
         if ordered {
             return Bound::new(py, base);
         }
         Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(IMapUnorderedIterator))?.into_super())
+    }
+
+    fn call(&self) -> PyResult<&Call> {
+        self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))
+    }
+
+    /// The next one of the chunk that was begun.
+    fn next_of_chunk(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(chunk) = &self.chunk else {
+            return Ok(None);
+        };
+        let mut chunk = chunk.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        let next = chunk.as_ref().and_then(|items| items.bind(py).clone().next()).transpose()?;
+        if next.is_none() {
+            *chunk = None;
+        }
+        Ok(next.map(Bound::unbind))
     }
 }
 
@@ -47,16 +66,23 @@ impl IMapIterator {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn make(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { call: None }
+        Self { call: None, chunk: None }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(Ok(chunk)) = self.chunk.as_ref().map(Mutex::try_lock) {
+            visit.call(&*chunk)?;
+        }
         self.call.as_ref().map_or(Ok(()), |call| call.traverse(&visit))
     }
 
     fn __clear__(&self) {
         if let Some(call) = &self.call {
             call.clear();
+        }
+        if let Some(chunk) = &self.chunk {
+            let taken = chunk.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(taken);
         }
     }
 
@@ -70,18 +96,40 @@ impl IMapIterator {
 
     /// How many results were taken out, or chunks of them.
     fn _taken(&self) -> PyResult<u64> {
-        let call = self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))?;
-        Ok(call.job().taken())
+        Ok(self.call()?.job().taken())
+    }
+
+    /// Do without what is still to come: what waits for a worker is never begun, a worker that is at it is killed, and no
+    /// more items are taken from the iterable. The results that are there already can be had; then
+    /// `concurrent.futures.CancelledError` is raised, once. False if all results are there.
+    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        self.call()?.cancel(py)
+    }
+
+    /// Whether it was cancelled before all results were there.
+    fn cancelled(&self) -> PyResult<bool> {
+        Ok(self.call()?.job().is_cancelled())
     }
 
     /// The next result. `TimeoutError` if it does not come within `timeout` seconds.
     #[pyo3(signature = (timeout = None))]
     fn next(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<Py<PyAny>> {
         let timeout = timeout.unwrap_or(Timeout::FOREVER);
-        let call = self.call.as_deref().ok_or_else(|| PyRuntimeError::new_err("not of a pool of processes"))?;
+        let call = self.call()?;
         loop {
+            if let Some(next) = self.next_of_chunk(py)? {
+                return Ok(next);
+            }
             match call.job().next() {
-                Next::Outcome(index, outcome) => return call.value_of(py, index, &outcome).map(Bound::unbind),
+                Next::Outcome(index, outcome) => {
+                    let value = call.value_of(py, index, &outcome)?;
+                    let Some(chunk) = &self.chunk else {
+                        return Ok(value.unbind());
+                    };
+                    let items = value.try_iter()?.unbind();
+                    *chunk.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(items);
+                    continue;
+                }
                 Next::End => {
                     call.let_go();
                     return Err(PyStopIteration::new_err(()));
@@ -223,14 +271,19 @@ impl PoolFeed {
     fn feed(&self, py: Python<'_>, count: usize, wait: bool) -> PyResult<bool> {
         let engine = self.call.engine().here()?;
         if wait {
-            py.detach(|| engine.wait_for_room());
+            let priority = self.call.job().terms().priority;
+            py.detach(|| engine.wait_for_room_for(priority));
         }
         let mut state = self.state.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         if state.items.is_none() {
             return Ok(false);
         }
         for _ in 0..count {
-            if engine.is_full() {
+            if self.call.job().is_cancelled() {
+                self.finish(py, engine, state);
+                return Ok(false);
+            }
+            if self.is_full() {
                 break;
             }
             if state.auto.is_some() {
@@ -258,6 +311,12 @@ impl PoolFeed {
         drop(state);
         engine.submitted();
         Ok(true)
+    }
+
+    /// Whether so much is still to be taken by the workers before it that more had better wait.
+    fn is_full(&self) -> bool {
+        let job = self.call.job();
+        self.call.engine().engine.is_full_for(job.terms().priority)
     }
 
     /// How many items were handed over, or chunks of them.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use procession_core::pool::Terms;
 use pyo3::{exceptions::PyValueError, prelude::*};
 
-/// How long each task of a call may take, and how often it is tried again if its worker dies. The values were looked at by
-/// `procession.limits`.
+/// How long each task of a call may take, how often it is tried again if its worker dies, and when its turn comes. The
+/// values were looked at by `procession.limits`.
 #[pyclass(module = "procession._core", frozen)]
 #[derive(Debug)]
 pub(crate) struct TaskTerms {
@@ -16,17 +16,19 @@ pub(crate) struct TaskTerms {
     soft_timeout: Option<f64>,
     #[pyo3(get)]
     retries: u32,
+    #[pyo3(get)]
+    priority: i32,
 }
 
 #[pymethods]
 impl TaskTerms {
     #[new]
-    #[pyo3(signature = (timeout = None, soft_timeout = None, retries = 0))]
-    fn new(timeout: Option<f64>, soft_timeout: Option<f64>, retries: u32) -> PyResult<Self> {
+    #[pyo3(signature = (timeout = None, soft_timeout = None, retries = 0, priority = 0))]
+    fn new(timeout: Option<f64>, soft_timeout: Option<f64>, retries: u32, priority: i32) -> PyResult<Self> {
         if [timeout, soft_timeout].into_iter().flatten().any(|seconds| seconds.is_nan() || seconds <= 0.0) {
             return Err(PyValueError::new_err("a time limit must be more than 0 seconds"));
         }
-        Ok(Self { timeout, soft_timeout, retries })
+        Ok(Self { timeout, soft_timeout, retries, priority })
     }
 
     /// Whether a task may not take as long as it likes.
@@ -43,7 +45,7 @@ impl TaskTerms {
             limit: limit(self.timeout),
             soft_limit: limit(self.soft_timeout),
             retries: self.retries,
-            ..Terms::default()
+            priority: self.priority,
         }
     }
 }
