@@ -148,3 +148,32 @@ def test_pipes_of_one_direction_keep_the_frames_of_the_standard_package():
         sender.start()
         np.testing.assert_array_equal(pickle.loads(reader.recv_bytes()), array)
         sender.join()
+
+
+def test_arrays_in_a_manager(ctx):
+    with ctx.Manager() as manager:
+        shared, items, queue = manager.dict(), manager.list(), manager.Queue()
+        array = np.arange(300_000)
+        shared["array"] = array
+        items.extend([array[:10_000], "text", array])
+        queue.put(array)
+        for received in (shared["array"], items[2], queue.get(), shared.copy()["array"]):
+            np.testing.assert_array_equal(received, array)
+            received[0] = -1
+        array[:] = 0
+        assert shared["array"][:3].tolist() == [0, 1, 2]
+        assert items[0].tolist() == list(range(10_000))
+        child = ctx.Process(target=set_last, args=(shared,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        assert shared["array"][-1] == -5
+        with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
+            shared["function"] = [array, lambda: 0]
+        assert len(shared["array"]) == 300_000
+
+
+def set_last(shared):
+    array = shared["array"]
+    array[-1] = -5
+    shared["array"] = array

@@ -104,3 +104,18 @@ def manager_short_threads(mp, count):
         took = time.perf_counter() - began
         expect(shared["key"], count - 1)
     return took
+
+
+@workload("Manager dict: set and get an 8 MB NumPy array", count=20, unit="ms", target=4)
+def manager_dict_array(mp, count):
+    import numpy
+
+    array = numpy.arange(1_000_000.0)
+    with mp.get_context("fork").Manager() as manager:
+        shared = manager.dict(key=0)
+        began = time.perf_counter()
+        for number in range(count):
+            array[0] = number
+            shared["key"] = array
+            expect(shared["key"][0], number)
+        return time.perf_counter() - began

@@ -40,12 +40,54 @@ pub(crate) fn with_parts<R>(pickle: &[&[u8]], buffers: &[PyUntypedBuffer], put: 
     put(&parts)
 }
 
+/// What a message with its buffers apart begins with where nothing beside it says that it is one. No pickle begins so.
+const MARK: [u8; ALIGNMENT] = {
+    let mut mark = [0; ALIGNMENT];
+    let (_, rest) = mark.split_at_mut(1);
+    let (text, _) = rest.split_at_mut(13);
+    text.copy_from_slice(b"buffers apart");
+    mark
+};
+
+/// Pickles an object and calls `put` with the pieces of a message for [`loads_marked`].
+///
+/// # Errors
+///
+/// The outer one is the pickler's.
+pub(crate) fn with_mark<R>(object: &Bound<'_, PyAny>, put: impl FnOnce(&[&[u8]]) -> R) -> PyResult<R> {
+    pickling::with_pickle_apart(object, |parts, apart| {
+        Ok(if apart { put(&[&[&MARK[..]], parts].concat()) } else { put(parts) })
+    })?
+}
+
+/// The object of a message of [`with_mark`], whose memory it may take from the vector.
+///
+/// # Errors
+///
+/// `ValueError` if it is no such message; whatever unpickling raises.
+pub(crate) fn loads_marked<'py>(py: Python<'py>, message: &mut Vec<u8>) -> PyResult<Bound<'py, PyAny>> {
+    if message.starts_with(&MARK) {
+        loads(py, Received::within(std::mem::take(message)))
+    } else {
+        pickling::loads(py, message)
+    }
+}
+
 /// The memory of a message. The objects in it use its buffers where they are, so it lives as long as the last of them.
 #[pyclass(frozen, module = "procession._core")]
 #[derive(Debug)]
 pub struct Received {
     start: NonNull<u8>,
-    layout: Layout,
+    length: usize,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// Allocated so, at the start.
+    Alone(Layout),
+    /// The start lies in it.
+    Vector(#[expect(dead_code, reason = "only kept")] Vec<u8>),
 }
 
 // SAFETY: plain memory, owned by this; who writes to it through views does so as with any buffer of Python's.
@@ -67,17 +109,26 @@ impl Received {
         let layout = Layout::from_size_align(length, ALIGNMENT).map_err(|_| none())?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc::alloc(layout) }).ok_or_else(none)?;
-        let received = Self { start, layout };
+        let received = Self { start, length, memory: Memory::Alone(layout) };
         // SAFETY: so many bytes were allocated there, which nobody else knows of.
         fill(unsafe { slice::from_raw_parts_mut(start.as_ptr().cast(), length) })?;
         Ok(received)
+    }
+
+    /// What follows the mark.
+    fn within(mut message: Vec<u8>) -> Self {
+        let after = &mut message[ALIGNMENT..];
+        let (start, length) = (NonNull::from(&mut *after).cast(), after.len());
+        Self { start, length, memory: Memory::Vector(message) }
     }
 }
 
 impl Drop for Received {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout; views hold a reference to the object, so none is left.
-        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
+        if let Memory::Alone(layout) = self.memory {
+            // SAFETY: allocated with this layout; views hold a reference to the object, so none is left.
+            unsafe { alloc::dealloc(self.start.as_ptr(), layout) };
+        }
     }
 }
 
@@ -85,7 +136,7 @@ impl Drop for Received {
 impl Received {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let this = slf.get();
-        let length = this.layout.size() as ffi::Py_ssize_t;
+        let length = this.length as ffi::Py_ssize_t;
         let start = this.start.as_ptr().cast();
         // SAFETY: `view` is the caller's to be filled; the memory is there while the object lives, to which the view gets a
         // reference.
@@ -100,8 +151,8 @@ impl Received {
 ///
 /// `ValueError` if it is no such message; whatever unpickling raises.
 pub(crate) fn loads(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: `filled` has seen to it that all of them are initialized, and no view of them exists as yet.
-    let bytes = unsafe { slice::from_raw_parts(message.start.as_ptr(), message.layout.size()) };
+    // SAFETY: all of them are initialized, which `filled` has seen to, and no view of them exists as yet.
+    let bytes = unsafe { slice::from_raw_parts(message.start.as_ptr(), message.length) };
     let places = apart::places(bytes).ok_or_else(damaged)?;
     let whole = PyMemoryView::from(&Bound::new(py, message)?.into_any())?;
     let part = |place: &Range<usize>| whole.get_item(PySlice::new(py, place.start as isize, place.end as isize, 1));

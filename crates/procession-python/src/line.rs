@@ -22,9 +22,9 @@ use pyo3::{
 };
 
 use crate::{
+    apart,
     connection::{Connection, plain, unless_over},
     late::Late,
-    pickling,
     wait::{Timeout, block},
 };
 
@@ -122,8 +122,8 @@ impl Line {
     /// If it is cut short, the line is closed: whatever comes next would be the reply to this request.
     fn exchange<'py>(&self, request: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (py, client) = (request.py(), self.0.get()?);
-        let received = pickling::with_pickle(request, |parts| client.exchange(py, parts))??;
-        let reply = pickling::loads(py, &received);
+        let mut received = apart::with_mark(request, |parts| client.exchange(py, parts))??;
+        let reply = apart::loads_marked(py, &mut received);
         client.keep(received);
         reply
     }
@@ -245,8 +245,12 @@ enum Outcome<'py> {
 }
 
 impl Served {
-    fn request<'py>(&self, py: Python<'py>, bytes: &[u8]) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
-        match pickling::loads(py, bytes) {
+    fn request<'py>(
+        &self,
+        py: Python<'py>,
+        message: &mut Vec<u8>,
+    ) -> PyResult<Result<Bound<'py, PyAny>, Bound<'py, PyAny>>> {
+        match apart::loads_marked(py, message) {
             Ok(request) => Ok(Ok(request)),
             Err(error) => Ok(Err(self.link.bind(py).call_method1(intern!(py, "failed"), (error,))?)),
         }
@@ -265,14 +269,14 @@ impl Served {
 
     /// The message as bytes, or another one that says why there are none.
     fn pickled<R>(&self, message: &Bound<'_, PyAny>, mut send: impl FnMut(&[&[u8]]) -> R) -> PyResult<R> {
-        match pickling::with_pickle(message, |parts| Ok(send(parts))) {
-            Ok(sent) => sent,
+        match apart::with_mark(message, |parts| send(parts)) {
+            Ok(sent) => Ok(sent),
             Err(error) => {
                 let instead = {
                     let link = self.link.bind(message.py());
                     link.call_method1(intern!(message.py(), "unsendable"), (message, error))?
                 };
-                pickling::with_pickle(&instead, |parts| Ok(send(parts)))?
+                apart::with_mark(&instead, |parts| send(parts))
             }
         }
     }
@@ -354,7 +358,7 @@ impl ServedLine {
                     wild = WILD;
                     Ok(request.into_bound(py))
                 }
-                None => line.request(py, &buffer)?,
+                None => line.request(py, &mut buffer)?,
             };
             let message = match request {
                 Err(message) => message,
