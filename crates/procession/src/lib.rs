@@ -154,6 +154,11 @@
 //! # }
 //! ```
 //!
+//! [Options](Pool::options) of a call limit the time of its tasks, have them tried again when a worker dies, or put them before
+//! others. What is not wanted any more is [cancelled](AsyncResult::cancel), and a pool can [grow](Pool::grow) and
+//! [shrink](Pool::shrink). Its [builder](PoolBuilder) replaces workers after a number of tasks or with too much memory, binds
+//! them to CPUs, and has them hand back at their end what they gathered.
+//!
 //! # Queues
 //!
 //! A [`Queue`] carries values between any number of processes and threads, on all sides of it. It is memory that they

@@ -171,7 +171,7 @@ impl Worker {
     /// [`TakeError::Wait`] if a signal ended the wait or the deadline passed; another one if there is no memory for the
     /// task, which is then left to other workers.
     pub fn take(&self, wait: &mut Wait<'_>) -> Result<Option<Task>, TakeError> {
-        if self.condemned.load(Ordering::Relaxed) {
+        if self.is_condemned() {
             return Ok(None);
         }
         let mut room = std::mem::take(&mut *self.room.lock().unwrap_or_else(PoisonError::into_inner));
@@ -193,6 +193,11 @@ impl Worker {
                 None => {}
             }
         }
+    }
+
+    /// Whether it is going to be killed, for the task it was at last: it gets no other.
+    pub fn is_condemned(&self) -> bool {
+        self.condemned.load(Ordering::Relaxed)
     }
 
     /// A task is done with: its room may be that of the next one. Fresh memory for each large task would cost more

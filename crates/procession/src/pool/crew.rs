@@ -1,6 +1,7 @@
 //! The workers of a pool, and the thread that attends to them.
 
 use std::{
+    any::TypeId,
     cell::Cell,
     collections::{BTreeMap, HashMap},
     io,
@@ -12,21 +13,22 @@ use std::{
 };
 
 use procession_core::{
-    pool::{Definition, Engine, Event, Job, Reaction},
+    pool::{Definition, Engine, Event, Job, Outcome, Reaction, Verdict},
     process::Exit,
     sync::{Wait, WaitError},
 };
 
 use super::{
-    error::{End, PoolError, SubmitError},
+    error::{End, PoolError, SubmitError, TaskError, failure_in},
     task::Run,
     worker::{self, Orders},
 };
 use crate::{
     code::Code,
+    handover::Reach,
     interrupts,
     launched::Launched,
-    message::EncodeError,
+    message::{DecodeError, EncodeError, Message, decode},
     panic::catch,
     process::Settings,
     start::{Launch, StartMethod, launch},
@@ -55,13 +57,17 @@ struct Interest {
 /// What a pool is: shared by the [`Pool`](super::Pool), its results and its thread.
 pub(super) struct Crew {
     pub(super) engine: Engine,
-    /// How many workers there are to be.
-    pub(super) places: usize,
     /// How long a task may take.
     pub(super) limit: Option<Duration>,
+    /// How often a task is given to another worker, unless its options say.
+    pub(super) retries: u32,
+    /// What workers leave when they end in order.
+    exit_type: Option<TypeId>,
     /// The functions that were sent, by the addresses of their `Run`.
     definitions: Mutex<HashMap<usize, Definition>>,
     staff: Mutex<Staff>,
+    /// Held by the thread that starts workers.
+    filling: Mutex<()>,
     /// Locked by nobody but [`fill`](Self::fill), which only one thread is in: its code is the user's.
     initializer: Mutex<Option<Initializer>>,
     /// By the numbers of jobs.
@@ -72,7 +78,7 @@ pub(super) struct Crew {
 
 impl std::fmt::Debug for Crew {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Crew").field("places", &self.places).finish_non_exhaustive()
+        f.debug_struct("Crew").field("places", &self.places()).finish_non_exhaustive()
     }
 }
 
@@ -84,15 +90,10 @@ struct Attendant {
 
 /// The workers there are, by their places.
 struct Staff {
-    workers: BTreeMap<usize, Worker>,
+    workers: BTreeMap<usize, Launched>,
     recipe: Recipe,
-}
-
-#[derive(Debug)]
-struct Worker {
-    launched: Launched,
-    /// Whether it was killed as its task had had its time.
-    overdue: bool,
+    /// What workers run last.
+    exit: Option<Code>,
 }
 
 /// How workers are made.
@@ -103,12 +104,22 @@ pub(super) struct Recipe {
     pub(super) settings: Settings,
     pub(super) method: StartMethod,
     pub(super) most: Option<u64>,
+    /// With how many bytes of resident memory they end.
+    pub(super) memory: Option<u64>,
+    /// The CPUs that they may run on, taken in turn.
+    pub(super) cpus: Vec<Vec<usize>>,
 }
 
 /// What workers run first: the code, and what encodes its arguments for each of them.
 pub(super) struct Initializer {
     pub(super) code: Code,
     pub(super) arguments: Box<dyn Fn() -> EncodedArguments + Send>,
+}
+
+/// What workers run last: the code, and what it returns.
+pub(super) struct Exiting {
+    pub(super) code: Code,
+    pub(super) returns: TypeId,
 }
 
 type BytesAndDescriptors = (Vec<u8>, Vec<OwnedFd>);
@@ -122,9 +133,10 @@ impl Crew {
     /// Starts the workers, and the thread that attends to them.
     pub(super) fn assemble(
         places: usize,
-        limit: Option<Duration>,
+        (limit, retries): (Option<Duration>, u32),
         recipe: Recipe,
         initializer: Option<Initializer>,
+        exit: Option<Exiting>,
     ) -> Result<Arc<Self>, PoolError> {
         let engine = Engine::create_with_couriers(places)?;
         if let Some(limit) = limit {
@@ -133,10 +145,12 @@ impl Crew {
         let thread_name = recipe.name.clone();
         let crew = Arc::new(Self {
             engine,
-            places,
             limit,
+            retries,
             definitions: Mutex::default(),
-            staff: Mutex::new(Staff { workers: BTreeMap::new(), recipe }),
+            exit_type: exit.as_ref().map(|exit| exit.returns),
+            staff: Mutex::new(Staff { workers: BTreeMap::new(), recipe, exit: exit.map(|exit| exit.code) }),
+            filling: Mutex::new(()),
             initializer: Mutex::new(initializer),
             interests: Mutex::default(),
             attendant: Mutex::default(),
@@ -157,7 +171,8 @@ impl Crew {
 
     /// Starts workers until there are as many as there should be. If one can't be started, tells what to do, and why.
     fn fill(&self) -> Result<(), (Reaction, PoolError)> {
-        while lock(&self.staff).workers.len() < self.places {
+        let _filling = lock(&self.filling);
+        while lock(&self.staff).workers.len() < self.places() {
             let Some(slot) = self.engine.hire().map_err(|error| (Reaction::Replace, error.into()))? else {
                 break;
             };
@@ -186,7 +201,7 @@ impl Crew {
         let launched = staff.start(&self.engine, slot, initializer)?;
         #[cfg(feature = "tracing")]
         let (pid, name) = (launched.pid(), launched.name.clone());
-        staff.workers.insert(slot, Worker { launched, overdue: false });
+        staff.workers.insert(slot, launched);
         drop(staff);
         #[cfg(feature = "tracing")]
         tracing::debug!(pid, name, "a worker of a pool was started");
@@ -217,7 +232,7 @@ impl Crew {
         match event {
             Event::Finished(job) => self.conclude(&job),
             Event::Ended(slot) => self.replace(slot),
-            Event::Condemned(slot) => self.end_overdue(slot),
+            Event::Condemned(slot) => self.kill(slot),
             Event::Over => {}
         }
     }
@@ -255,11 +270,8 @@ impl Crew {
             // The pool is terminated by another thread.
             return;
         };
-        let pid = worker.launched.pid();
-        let end = match reap(&worker.launched) {
-            Exit::Signal(libc::SIGKILL) if worker.overdue => End::Overdue(pid, self.limit.unwrap_or_default()),
-            exit => End::of(pid, exit),
-        };
+        let pid = worker.pid();
+        let end = End::of(pid, reap(&worker));
         #[cfg(feature = "tracing")]
         if matches!(end, End::Exited(_, 0)) {
             tracing::debug!(pid, "a worker of a pool has ended");
@@ -288,12 +300,27 @@ impl Crew {
         }
     }
 
-    fn end_overdue(&self, slot: usize) {
-        if let Some(worker) = lock(&self.staff).workers.get_mut(&slot) {
-            worker.overdue = true;
+    /// The task of a worker has had its time, or is not wanted any more.
+    fn kill(&self, slot: usize) {
+        if let Some(worker) = lock(&self.staff).workers.get(&slot) {
             // It fails if it has ended already.
-            let _ = worker.launched.sentinel.send_signal(libc::SIGKILL);
+            let _ = worker.sentinel.send_signal(libc::SIGKILL);
         }
+    }
+
+    // How many workers there are to be.
+
+    pub(super) fn places(&self) -> usize {
+        self.engine.places()
+    }
+
+    pub(super) fn grow(&self, more: usize) -> Result<(), PoolError> {
+        self.engine.grow(more);
+        self.fill().map_err(|(_, error)| error)
+    }
+
+    pub(super) fn shrink(&self, fewer: usize) -> Result<(), PoolError> {
+        self.engine.shrink(fewer).map_err(|_| PoolError::NoWorkers)
     }
 
     // Calls.
@@ -361,15 +388,15 @@ impl Crew {
         }
         let workers = std::mem::take(&mut lock(&self.staff).workers);
         for worker in workers.values() {
-            let _ = worker.launched.sentinel.send_signal(libc::SIGTERM);
+            let _ = worker.sentinel.send_signal(libc::SIGTERM);
         }
         let deadline = Instant::now() + GRACE;
         for worker in workers.into_values() {
-            if worker.launched.wait(&mut Wait::until(deadline)).is_err() {
+            if worker.wait(&mut Wait::until(deadline)).is_err() {
                 // It ignores the signal, or does not get to it.
-                let _ = worker.launched.sentinel.send_signal(libc::SIGKILL);
+                let _ = worker.sentinel.send_signal(libc::SIGKILL);
             }
-            reap(&worker.launched);
+            reap(&worker);
         }
         // It may be in a callback.
         self.wait_for_attendant(Some(deadline));
@@ -403,9 +430,20 @@ impl Crew {
         }
     }
 
+    /// What the workers that have ended so far left.
+    pub(super) fn exit_results<R: Message>(&self) -> Vec<Result<R, TaskError>> {
+        let known = self.exit_type == Some(TypeId::of::<R>());
+        let read = |outcome: Outcome| match outcome.verdict {
+            Verdict::Failed => Err(failure_in(outcome.payload())),
+            _ if known => Ok(decode(outcome.payload(), Vec::new(), Reach::Related)?),
+            _ => Err(DecodeError::Malformed("type").into()),
+        };
+        self.engine.exits().into_iter().map(|(_, outcome)| read(outcome)).collect()
+    }
+
     /// The process ids of the workers.
     pub(super) fn pids(&self) -> Vec<u32> {
-        lock(&self.staff).workers.values().map(|worker| worker.launched.pid()).collect()
+        lock(&self.staff).workers.values().map(Launched::pid).collect()
     }
 }
 
@@ -431,10 +469,11 @@ impl Staff {
         slot: usize,
         initializer: Option<(Code, BytesAndDescriptors)>,
     ) -> Result<Launched, PoolError> {
-        let Recipe { name, started, settings, method, most } = &mut self.recipe;
+        let Recipe { name, started, settings, method, most, memory, cpus } = &mut self.recipe;
         let port = engine.descriptors().into_iter().chain(engine.couriers().into_iter().flatten());
         let mut descriptors = port.map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<_>>>()?;
-        let mut orders = Orders { slot, most: *most, initializer: None };
+        let cpus = if cpus.is_empty() { Vec::new() } else { cpus[slot % cpus.len()].clone() };
+        let mut orders = Orders { slot, most: *most, memory: *memory, cpus, exit: self.exit, initializer: None };
         if let Some((code, (bytes, lent))) = initializer {
             orders.initializer = Some((code, bytes));
             descriptors.extend(lent);

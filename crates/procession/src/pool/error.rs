@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use procession_core::{
-    pool::{Outcome, Verdict},
+    pool::{Job, Outcome, Verdict},
     process::Exit,
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,12 @@ pub enum PoolError {
     /// It was to have none.
     #[error("a pool needs at least one worker")]
     NoWorkers,
+    /// The pool belongs to the process that this one was forked from.
+    #[error("this pool belongs to the process that made it: make a pool of its own in the forked child")]
+    Forked,
+    /// Its workers are to run on a CPU that there is not, or that this process may not use; or on none.
+    #[error("workers can't be bound to CPU {0:?}: it is not among those that this process may use")]
+    Cpu(Option<usize>),
     /// A worker process can't be started.
     #[error("a worker can't be started: {0}")]
     Start(#[from] StartError),
@@ -70,14 +76,17 @@ pub enum TaskError {
     Panicked(Panic),
     /// The worker process ended while it was at the task: it was killed, or aborted, or exited. Another one takes its
     /// place, and no other task is affected.
-    #[error("the worker (process {pid}) {}", ended(*.exit))]
+    #[error("the worker (process {pid}) {}{}", ended(*.exit), others(*.attempts))]
     WorkerLost {
         /// The process it was.
         pid: u32,
         /// How it ended.
         exit: Exit,
+        /// How many workers the task was given to, all of which ended: one, but for [`retries`](super::CallOptions::retries).
+        attempts: u32,
     },
-    /// It took longer than the pool's [`task_timeout`](super::PoolBuilder::task_timeout), and its worker was killed.
+    /// It took longer than its [`timeout`](super::CallOptions::timeout), or the pool's
+    /// [`task_timeout`](super::PoolBuilder::task_timeout), and its worker was killed.
     #[error("the task took longer than {limit:?}, and its worker (process {pid}) was killed")]
     TimedOut {
         /// The process that was killed.
@@ -85,6 +94,9 @@ pub enum TaskError {
         /// What the limit is.
         limit: Duration,
     },
+    /// It was cancelled: see [`AsyncResult::cancel`].
+    #[error("the task was cancelled")]
+    Cancelled,
     /// The pool was terminated, or dropped, before the task was done.
     #[error("the pool was terminated before the task was done")]
     Terminated,
@@ -117,6 +129,14 @@ fn ended(exit: Exit) -> String {
         Exit::Code(code) => format!("exited with code {code} during the task"),
         Exit::Signal(signal) => format!("was ended by signal {signal} during the task"),
         Exit::Unknown => String::from("ended during the task"),
+    }
+}
+
+fn others(attempts: u32) -> String {
+    match attempts {
+        0 | 1 => String::new(),
+        2 => String::from(", as another one did before"),
+        _ => format!(", as {} others did before", attempts - 1),
     }
 }
 
@@ -155,8 +175,6 @@ pub(super) enum End {
     Exited(u32, i32),
     Killed(u32, i32),
     Unknown(u32),
-    /// Killed by the pool, as its task had had its time.
-    Overdue(u32, Duration),
     NotStarted(String),
 }
 
@@ -174,14 +192,13 @@ impl End {
         postcard::to_allocvec(self).unwrap_or_default()
     }
 
-    /// The error of the task that it had in hand.
-    fn lost(self) -> TaskError {
+    /// Which process it was, and how it ended.
+    fn told(self) -> (u32, Exit) {
         match self {
-            Self::Exited(pid, code) => TaskError::WorkerLost { pid, exit: Exit::Code(code) },
-            Self::Killed(pid, signal) => TaskError::WorkerLost { pid, exit: Exit::Signal(signal) },
-            Self::Unknown(pid) => TaskError::WorkerLost { pid, exit: Exit::Unknown },
-            Self::Overdue(pid, limit) => TaskError::TimedOut { pid, limit },
-            Self::NotStarted(_) => TaskError::WorkerLost { pid: 0, exit: Exit::Unknown },
+            Self::Exited(pid, code) => (pid, Exit::Code(code)),
+            Self::Killed(pid, signal) => (pid, Exit::Signal(signal)),
+            Self::Unknown(pid) => (pid, Exit::Unknown),
+            Self::NotStarted(_) => (0, Exit::Unknown),
         }
     }
 
@@ -189,31 +206,44 @@ impl End {
         match self {
             Self::Exited(pid, code) => format!("process {pid} exited with code {code}"),
             Self::Killed(pid, signal) => format!("process {pid} was ended by signal {signal}"),
-            Self::Unknown(pid) | Self::Overdue(pid, _) => format!("process {pid} ended"),
+            Self::Unknown(pid) => format!("process {pid} ended"),
             Self::NotStarted(problem) => format!("one could not be started: {problem}"),
         }
     }
 }
 
 /// The error that the outcome of a task stands for; `None` if it stands for a result.
-pub(super) fn error_of(outcome: &Outcome) -> Option<TaskError> {
+pub(super) fn error_of(outcome: &Outcome, job: &Job) -> Option<TaskError> {
     let payload = outcome.payload();
     let unreadable = |error: postcard::Error| TaskError::Decode(error.into());
+    let end = || postcard::from_bytes::<End>(payload);
+    let attempts = outcome.deaths;
     Some(match outcome.verdict {
         Verdict::Done => return None,
-        Verdict::Failed => match postcard::from_bytes(payload) {
-            Ok(Failure::Panicked(panic)) => TaskError::Panicked(panic),
-            Ok(Failure::Arguments(why)) => TaskError::Arguments(why),
-            Ok(Failure::Unsendable(why)) => TaskError::Unsendable(why),
-            Err(error) => unreadable(error),
-        },
-        Verdict::Lost | Verdict::Overdue => postcard::from_bytes(payload).map_or_else(unreadable, End::lost),
-        Verdict::Unserved => {
-            postcard::from_bytes(payload).map_or_else(unreadable, |end: End| TaskError::NoWorkers(end.describe()))
-        }
+        Verdict::Failed => failure_in(payload),
+        Verdict::Lost => end().map_or_else(unreadable, |end| {
+            let (pid, exit) = end.told();
+            TaskError::WorkerLost { pid, exit, attempts }
+        }),
+        Verdict::Overdue => end().map_or_else(unreadable, |end| {
+            let limit = job.terms().limit.unwrap_or_default();
+            TaskError::TimedOut { pid: end.told().0, limit }
+        }),
+        Verdict::Unserved => end().map_or_else(unreadable, |end| TaskError::NoWorkers(end.describe())),
+        Verdict::Cancelled => TaskError::Cancelled,
         // Refused ones are kept where they were refused; an end is not of a task.
-        Verdict::Terminated | Verdict::Cancelled | Verdict::Refused | Verdict::End => TaskError::Terminated,
+        Verdict::Terminated | Verdict::Refused | Verdict::End => TaskError::Terminated,
     })
+}
+
+/// What a worker has sent instead of a result.
+pub(super) fn failure_in(payload: &[u8]) -> TaskError {
+    match postcard::from_bytes(payload) {
+        Ok(Failure::Panicked(panic)) => TaskError::Panicked(panic),
+        Ok(Failure::Arguments(why)) => TaskError::Arguments(why),
+        Ok(Failure::Unsendable(why)) => TaskError::Unsendable(why),
+        Err(error) => TaskError::Decode(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -224,17 +254,14 @@ mod tests {
     fn the_end_of_a_worker_is_told_to_its_task() {
         let pass = |end: End| postcard::from_bytes::<End>(&end.to_bytes()).unwrap();
         for exit in [Exit::Code(3), Exit::Signal(9), Exit::Unknown] {
-            let TaskError::WorkerLost { pid: 7, exit: told } = pass(End::of(7, exit)).lost() else {
-                panic!("not lost");
-            };
-            assert_eq!(told, exit);
+            assert_eq!(pass(End::of(7, exit)).told(), (7, exit));
         }
-        let limit = Duration::from_millis(1500);
-        let late = pass(End::Overdue(7, limit)).lost();
-        assert!(matches!(late, TaskError::TimedOut { pid: 7, limit: told } if told == limit));
+        let text = |attempts| TaskError::WorkerLost { pid: 7, exit: Exit::Signal(11), attempts }.to_string();
+        assert_eq!(text(1), "the worker (process 7) was ended by signal 11 during the task");
+        assert_eq!(text(2), text(1) + ", as another one did before");
+        assert_eq!(text(4), text(1) + ", as 3 others did before");
+        let late = TaskError::TimedOut { pid: 7, limit: Duration::from_millis(1500) };
         assert_eq!(late.to_string(), "the task took longer than 1.5s, and its worker (process 7) was killed");
-        let lost = End::of(7, Exit::Signal(11)).lost().to_string();
-        assert_eq!(lost, "the worker (process 7) was ended by signal 11 during the task");
         assert!(End::NotStarted("no room".into()).describe().ends_with("no room"));
     }
 }

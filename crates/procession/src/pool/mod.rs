@@ -8,15 +8,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use procession_core::{
-    pool::{Job, Next, Outcome},
-    sync::Wait,
-};
-
 mod builder;
 mod crew;
 mod error;
 mod maps;
+mod options;
 mod result;
 mod stream;
 mod submit;
@@ -25,13 +21,12 @@ mod worker;
 
 pub use builder::PoolBuilder;
 pub use error::{GetError, PoolError, SubmitError, TaskError};
-pub use maps::MapOptions;
+pub use options::CallOptions;
 pub use result::AsyncResult;
 pub use stream::{IMap, TimedOut};
 
 use crew::Crew;
 use result::Call;
-use task::result_of;
 
 use crate::{Function, Message};
 
@@ -76,7 +71,7 @@ pub struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.crew.places).finish_non_exhaustive()
+        f.debug_struct("Pool").field("workers", &self.crew.places()).finish_non_exhaustive()
     }
 }
 
@@ -129,20 +124,12 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn apply<F, Args>(&self, _function: F, args: Args) -> Result<F::Output, TaskError>
+    pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output, TaskError>
     where
         F: Function<Args, Output: Message>,
         Args: Message,
     {
-        let job = self.crew.call(task::call::<F, Args>, &args, false, |_| {})?;
-        loop {
-            match job.next() {
-                Next::Outcome(_, mut outcome) => return result_of(&mut outcome),
-                Next::End => return Err(TaskError::Taken),
-                // Neither a deadline nor a signal ends it.
-                Next::Pending => drop(self.crew.wait(&job, Job::has_next, &mut Wait::forever())),
-            }
-        }
+        self.options().apply(function, args)
     }
 
     /// Has a worker call a function, and returns at once. What it returns is to be had from the [`AsyncResult`].
@@ -163,13 +150,12 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn apply_async<F, Args>(&self, _function: F, args: Args) -> Result<AsyncResult<F::Output>, SubmitError>
+    pub fn apply_async<F, Args>(&self, function: F, args: Args) -> Result<AsyncResult<F::Output>, SubmitError>
     where
         F: Function<Args, Output: Message>,
         Args: Message,
     {
-        let job = self.crew.call(task::call::<F, Args>, &args, false, |_| {})?;
-        Ok(AsyncResult::new(Call::new(Arc::clone(&self.crew), job, None, set_value)))
+        self.options().apply_async(function, args)
     }
 
     /// As [`apply_async`](Self::apply_async), with callbacks: when the call is done, `callback` is called with what it
@@ -202,7 +188,7 @@ impl Pool {
     /// ```
     pub fn apply_async_with<F, Args>(
         &self,
-        _function: F,
+        function: F,
         args: Args,
         callback: impl FnOnce(&F::Output) + Send + 'static,
         error_callback: impl FnOnce(&TaskError) + Send + 'static,
@@ -211,14 +197,7 @@ impl Pool {
         F: Function<Args, Output: Message + Send>,
         Args: Message,
     {
-        let mut call = None;
-        self.crew.call(task::call::<F, Args>, &args, true, |job| {
-            let made = Call::new(Arc::clone(&self.crew), job.clone(), None, set_value);
-            made.call_back(callback, error_callback);
-            call = Some(made);
-        })?;
-        // It is made before anything can go wrong that is not an error.
-        call.map(AsyncResult::new).ok_or(SubmitError::Closed)
+        self.options().apply_async_with(function, args, callback, error_callback)
     }
 
     /// Takes no more tasks. Those that were handed over are still done, and then the workers end.
@@ -256,6 +235,44 @@ impl Pool {
         }
     }
 
+    /// Starts so many more workers.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError`] if one can't be started; the pool tries again whenever a worker has ended.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// procession::init();
+    /// let pool = procession::Pool::new(1)?;
+    /// pool.grow(2)?;
+    /// assert_eq!(pool.statistics().workers, 3);
+    /// pool.shrink(1)?;
+    /// assert_eq!(pool.statistics().workers, 2);
+    /// assert!(pool.shrink(2).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grow(&self, workers: usize) -> Result<(), PoolError> {
+        if self.crew.engine.belongs_here() { self.crew.grow(workers) } else { Err(PoolError::Forked) }
+    }
+
+    /// Has so many workers end, those that are at a task after it. Does not wait for them.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NoWorkers`] if none would be left: nothing changes then.
+    pub fn shrink(&self, workers: usize) -> Result<(), PoolError> {
+        if self.crew.engine.belongs_here() { self.crew.shrink(workers) } else { Err(PoolError::Forked) }
+    }
+
+    /// What the workers that have ended in order so far have left, each once: what their
+    /// [`worker_exit`](PoolBuilder::worker_exit) returned, or why it did not. `R` is the type that it returns; of any other,
+    /// each is [`TaskError::Decode`]. After [`join`](Self::join) there is one for each worker that was not killed.
+    pub fn exit_results<R: Message>(&self) -> Vec<Result<R, TaskError>> {
+        if self.crew.engine.belongs_here() { self.crew.exit_results() } else { Vec::new() }
+    }
+
     /// What the pool is doing.
     ///
     /// ```
@@ -270,7 +287,7 @@ impl Pool {
     /// # }
     /// ```
     pub fn statistics(&self) -> Statistics {
-        let workers = self.crew.places;
+        let workers = self.crew.places();
         if !self.crew.engine.belongs_here() {
             return Statistics { workers, pids: Vec::new(), tasks_done: 0, queued: 0, at_work: 0 };
         }
@@ -295,11 +312,6 @@ impl Drop for Pool {
         // In a forked child nothing happens: what the attending thread had of it there is never dropped.
         self.terminate();
     }
-}
-
-fn set_value<R: Message>(outcome: &mut Outcome, value: &mut Option<R>) -> Result<(), TaskError> {
-    *value = Some(result_of(outcome)?);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
 /// The result of a call that workers are at, to be waited for; or, in asynchronous code, to be awaited.
 ///
 /// It comes from [`Pool::apply_async`](super::Pool::apply_async) and [`Pool::map_async`](super::Pool::map_async). The call
-/// is not cancelled by dropping this; its result is thrown away then. If the pool is dropped first, the result is
+/// is not [cancelled](Self::cancel) by dropping this; its result is thrown away then. If the pool is dropped first, the result is
 /// [`TaskError::Terminated`], unless it was there.
 ///
 /// Any executor can await it; none is needed otherwise.
@@ -55,7 +55,7 @@ impl<R> fmt::Debug for AsyncResult<R> {
 }
 
 /// Adds the value of an outcome to those that came before it.
-type Add<R> = fn(&mut Outcome, &mut Option<R>) -> Result<(), TaskError>;
+type Add<R> = fn(&mut Outcome, &Job, &mut Option<R>) -> Result<(), TaskError>;
 
 pub(super) struct Call<R> {
     crew: Arc<Crew>,
@@ -90,7 +90,7 @@ impl<R> Call<R> {
                 Next::Pending => return,
                 Next::End => content.complete = true,
                 Next::Outcome(_, mut outcome) => {
-                    if let Err(error) = (self.add)(&mut outcome, &mut content.value) {
+                    if let Err(error) = (self.add)(&mut outcome, &self.job, &mut content.value) {
                         content.error.get_or_insert(error);
                     }
                 }
@@ -196,6 +196,34 @@ impl<R> AsyncResult<R> {
     fn wait_with(&self, wait: &mut Wait<'_>) -> bool {
         // In a forked child, all that will ever be known is.
         !self.0.belongs_here() || self.0.crew.wait(&self.0.job, Job::is_settled, wait).is_ok()
+    }
+
+    /// Nobody wants the result any more: tasks of the call that wait are never begun, and workers that are at one are killed
+    /// and replaced. The result is [`TaskError::Cancelled`] then, of which callbacks are told. Other calls are not
+    /// affected. False if the call is done already.
+    ///
+    /// ```
+    /// use std::{thread::sleep, time::Duration};
+    /// use procession::TaskError;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// procession::init();
+    /// let pool = procession::Pool::new(1)?;
+    /// let stuck = pool.apply_async(|| sleep(Duration::from_secs(600)), ())?;
+    /// let waits = pool.apply_async(|| 1, ())?;
+    /// assert!(stuck.cancel());
+    /// assert!(matches!(stuck.get(), Err(TaskError::Cancelled)));
+    /// assert_eq!(waits.get()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(&self) -> bool {
+        self.0.belongs_here() && self.0.crew.engine.cancel(&self.0.job)
+    }
+
+    /// Whether the call was cancelled: so its result is [`TaskError::Cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.0.job.is_cancelled()
     }
 
     /// Whether the call is done. Does not block.

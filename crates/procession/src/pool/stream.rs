@@ -9,7 +9,7 @@ use std::{
 };
 
 use procession_core::{
-    pool::{Definition, Job, Next, Order, Outcome, Verdict},
+    pool::{Definition, Job, Next, Order, Outcome, Pace, Terms, Verdict},
     sync::Wait,
 };
 
@@ -31,7 +31,7 @@ use crate::{
 /// [`Pool::imap_unordered`](super::Pool::imap_unordered), which has them as they come.
 ///
 /// Items are taken from the iterator whenever the next result is asked for, and only so many that a bounded number of tasks
-/// is under way ([`MapOptions::window`](super::MapOptions::window)): an iterator without an end is fine, and so is one that
+/// is under way ([`CallOptions::window`](super::CallOptions::window)): an iterator without an end is fine, and so is one that
 /// would not fit into memory. A task that fails is an `Err` in its place, and the others go on. When it is dropped, tasks that
 /// were handed to the workers are still done, but nobody hears of them.
 #[must_use = "items are taken when results are asked for"]
@@ -53,13 +53,33 @@ struct Feed {
     definition: Definition,
     /// How many items a task has. If one, there is no chunk around it.
     size: usize,
+    /// If that follows from how long former ones took.
+    pace: Option<Pace>,
     /// How many tasks may be under way.
     window: u64,
     submitted: u64,
     received: u64,
-    /// How many items the last one had.
-    last: usize,
+    /// How many items the chunks under way have.
+    sizes: HashMap<u64, usize>,
     sealed: bool,
+}
+
+impl Feed {
+    /// Whether tasks are single items.
+    fn is_single(&self) -> bool {
+        self.size == 1 && self.pace.is_none()
+    }
+
+    /// Whether one more task may be under way.
+    fn has_room(&self, job: &Job) -> bool {
+        let paced = self.pace.as_ref().is_none_or(|pace| job.under_way() < pace.window());
+        paced && self.submitted - self.received < self.window
+    }
+
+    /// Whether it is time to make another one, where that follows from former ones.
+    fn wants(&self, job: &Job) -> bool {
+        self.pace.is_some() && !self.sealed && self.has_room(job)
+    }
 }
 
 impl<I: Iterator, R> fmt::Debug for IMap<I, R> {
@@ -68,23 +88,44 @@ impl<I: Iterator, R> fmt::Debug for IMap<I, R> {
     }
 }
 
+/// In what pieces items are handed over, and what holds for these.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    pub(super) size: usize,
+    /// If sizes follow from how long former ones took.
+    pub(super) pace: Option<Pace>,
+    pub(super) window: u64,
+    pub(super) order: Order,
+    pub(super) terms: Terms,
+}
+
 impl<I: Iterator, R> IMap<I, R> {
     pub(super) fn new(
         crew: &Arc<Crew>,
         run: Run,
         items: I,
-        size: usize,
-        window: u64,
-        order: Order,
+        Pieces { size, pace, window, order, terms }: Pieces,
     ) -> Result<Self, SubmitError> {
         crew.check_process()?;
         let definition = crew.define(run)?;
-        let job = crew.engine.admit(order, false, None).ok_or(SubmitError::Closed)?;
+        let job = crew.engine.admit_with(order, false, None, terms).ok_or(SubmitError::Closed)?;
+        if pace.is_some() {
+            job.paces();
+        }
         Ok(Self {
             crew: crew.clone(),
             job,
             items: items.fuse(),
-            feed: Feed { definition, size, window, submitted: 0, received: 0, last: 0, sealed: false },
+            feed: Feed {
+                definition,
+                size,
+                pace,
+                window,
+                submitted: 0,
+                received: 0,
+                sizes: HashMap::new(),
+                sealed: false,
+            },
             refused: HashMap::new(),
             ready: VecDeque::new(),
             chunk: Vec::new(),
@@ -119,6 +160,33 @@ where
         self.next_within(&mut Wait::timeout(timeout))
     }
 
+    /// Nobody wants what is still to come: tasks that wait are never begun, and workers that are at one are killed and
+    /// replaced. What has come already is still given out, then [`TaskError::Cancelled`], and no more. Other calls are not
+    /// affected. False if everything is done already.
+    ///
+    /// ```
+    /// use std::{thread::sleep, time::Duration};
+    /// use procession::TaskError;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// procession::init();
+    /// let pool = procession::Pool::new(1)?;
+    /// let mut naps = pool.imap(|ms: u64| sleep(Duration::from_millis(ms)), [0, 600_000, 600_000])?;
+    /// assert!(naps.next().unwrap().is_ok());
+    /// assert!(naps.cancel());
+    /// assert!(matches!(naps.next(), Some(Err(TaskError::Cancelled))));
+    /// assert!(naps.next().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(&mut self) -> bool {
+        if !self.crew.engine.belongs_here() {
+            return false;
+        }
+        self.feed.sealed = true;
+        self.crew.engine.cancel(&self.job)
+    }
+
     fn next_within(&mut self, wait: &mut Wait<'_>) -> Result<Option<Result<R, TaskError>>, TimedOut> {
         if !self.crew.engine.belongs_here() {
             return Ok(None);
@@ -131,7 +199,12 @@ where
             match self.job.next() {
                 Next::Outcome(index, outcome) => self.receive(index, outcome),
                 Next::End => return Ok(None),
-                Next::Pending => self.crew.wait(&self.job, Job::has_next, wait).map_err(|_| TimedOut)?,
+                Next::Pending => {
+                    let priority = self.job.terms().priority;
+                    let wants = |job: &Job| self.feed.wants(job) && !self.crew.engine.is_full_for(priority);
+                    let ready = |job: &Job| job.has_next() || wants(job);
+                    self.crew.wait(&self.job, ready, wait).map_err(|_| TimedOut)?;
+                }
             }
         }
     }
@@ -141,7 +214,9 @@ where
     fn fill(&mut self) {
         while !self.feed.sealed {
             let under_way = self.feed.submitted - self.feed.received;
-            if under_way >= self.feed.window || (under_way > 0 && self.crew.engine.is_full()) {
+            if !self.feed.has_room(&self.job)
+                || (under_way > 0 && self.crew.engine.is_full_for(self.job.terms().priority))
+            {
                 return;
             }
             if under_way * 2 >= self.feed.window {
@@ -155,7 +230,12 @@ where
     }
 
     fn feed_one(&mut self) {
-        let Feed { definition, size, submitted: index, .. } = self.feed;
+        let left = self.items.size_hint().1.map(|left| left as u64);
+        let size = match &mut self.feed.pace {
+            Some(pace) => pace.next(self.job.pace(), left),
+            None => self.feed.size,
+        };
+        let Feed { definition, submitted: index, .. } = self.feed;
         self.chunk.clear();
         self.chunk.extend(self.items.by_ref().take(size));
         if self.chunk.is_empty() {
@@ -163,10 +243,13 @@ where
             self.crew.engine.seal(&self.job, index);
             return;
         }
-        self.feed.last = self.chunk.len();
+        let single = self.feed.is_single();
+        if !single {
+            self.feed.sizes.insert(index, self.chunk.len());
+        }
         let submitted = room::with(|room| {
             let reach = Reach::Related;
-            if size > 1 {
+            if !single {
                 return submit(&self.crew, &self.job, index, definition, &encode(&self.chunk, room, reach)?);
             }
             // A single item is the arguments of a call, and not a chunk.
@@ -184,22 +267,23 @@ where
 
     fn receive(&mut self, index: u64, mut outcome: Outcome) {
         self.feed.received += 1;
-        // Only the last one can be short. The end of a terminated pool has no index: the largest number.
-        let items = if index.checked_add(1) == Some(self.feed.submitted) { self.feed.last } else { self.feed.size };
+        let items = self.feed.sizes.remove(&index).unwrap_or(1);
         if let Some(refused) = self.refused.remove(&index) {
             let text = refused.to_string();
             self.ready.push_back(Err(refused.into()));
             self.ready.extend((1..items).map(|_| Err(TaskError::Chunk(text.clone()))));
-        } else if outcome.verdict == Verdict::Terminated {
-            self.ready.push_back(Err(TaskError::Terminated));
-        } else if self.feed.size == 1 {
-            self.ready.push_back(result_of(&mut outcome));
+        } else if matches!(outcome.verdict, Verdict::Terminated | Verdict::Cancelled) {
+            // In the place of all that were still to come.
+            self.ready.extend(error_of(&outcome, &self.job).map(Err));
+        } else if self.feed.is_single() {
+            self.ready.push_back(result_of(&mut outcome, &self.job));
         } else {
-            match results_of(&mut outcome) {
+            match results_of(&mut outcome, &self.job) {
                 Ok(results) => self.ready.extend(results),
                 // For each item of the chunk.
                 Err(first) => {
-                    let others = (1..items).map(|_| Err(error_of(&outcome).unwrap_or_else(|| chunk_of(&first))));
+                    let others =
+                        (1..items).map(|_| Err(error_of(&outcome, &self.job).unwrap_or_else(|| chunk_of(&first))));
                     let others: Vec<_> = others.collect();
                     self.ready.push_back(Err(first));
                     self.ready.extend(others);

@@ -2,7 +2,10 @@
 
 use std::{os::fd::AsFd, sync::Arc};
 
-use procession_core::pool::{Definition, Job, Order};
+use procession_core::{
+    pool::{Definition, Job, Order, Pace, Terms},
+    sync::Wait,
+};
 
 use super::{Crew, error::SubmitError, task::Run};
 use crate::{
@@ -24,6 +27,7 @@ impl Crew {
         run: Run,
         args: &T,
         notify: bool,
+        terms: Terms,
         opened: impl FnOnce(&Arc<Job>),
     ) -> Result<Arc<Job>, SubmitError> {
         self.check_process()?;
@@ -31,7 +35,7 @@ impl Crew {
         room::with(|room| {
             let encoded = encode(args, room, Reach::Related)?;
             let total = (!notify).then_some(1);
-            let job = self.engine.admit(Order::Collected, notify, total).ok_or(SubmitError::Closed)?;
+            let job = self.engine.admit_with(Order::Collected, notify, total, terms).ok_or(SubmitError::Closed)?;
             let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
             opened(&opening.job);
             opening.submit(definition, &encoded)?;
@@ -47,31 +51,59 @@ impl Crew {
         &self,
         run: Run,
         items: impl Iterator<Item = T>,
-        size: usize,
+        mut size: Size,
         manner: Manner,
+        terms: Terms,
         opened: impl FnOnce(&Arc<Job>),
     ) -> Result<Arc<Job>, SubmitError> {
         self.check_process()?;
         let definition = self.define(run)?;
         let notify = manner == Manner::Notify;
-        let job = self.engine.admit(Order::Collected, notify, None).ok_or(SubmitError::Closed)?;
+        let job = self.engine.admit_with(Order::Collected, notify, None, terms).ok_or(SubmitError::Closed)?;
         let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
         opened(&opening.job);
         let mut items = items.fuse();
         let mut chunk = Vec::new();
+        if matches!(size, Size::Paced(_)) {
+            opening.job.paces();
+        }
         loop {
-            chunk.extend(items.by_ref().take(size.max(1)));
+            let size = self.next_size(&opening.job, &mut size, &items);
+            chunk.extend(items.by_ref().take(size));
             if chunk.is_empty() {
                 opening.seal();
                 return Ok(opening.done());
             }
             room::with(|room| opening.submit(definition, &encode(&chunk, room, Reach::Related)?))?;
             chunk.clear();
-            while manner == Manner::Wait && self.engine.is_full() && !self.engine.is_terminated() {
+            while manner == Manner::Wait && self.engine.is_full_for(terms.priority) && !self.engine.is_terminated() {
                 self.engine.wait_for_room();
             }
         }
     }
+}
+
+impl Crew {
+    /// How large the next chunk is to be. Waits until it is time to make it, if that depends on former ones.
+    fn next_size<T>(&self, job: &Arc<Job>, size: &mut Size, items: &impl Iterator<Item = T>) -> usize {
+        match size {
+            Size::Fixed(size) => (*size).max(1),
+            Size::Paced(pace) => {
+                let window = pace.window();
+                // Neither a deadline nor a signal ends it.
+                let _ = self.wait(job, |job| job.under_way() < window || job.is_done(), &mut Wait::forever());
+                pace.next(job.pace(), items.size_hint().1.map(|left| left as u64))
+            }
+        }
+    }
+}
+
+/// How large chunks are.
+#[derive(Debug)]
+pub(super) enum Size {
+    Fixed(usize),
+    /// As former ones tell.
+    Paced(Pace),
 }
 
 /// How a map is called.

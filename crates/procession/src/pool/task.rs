@@ -7,9 +7,10 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Instant,
 };
 
-use procession_core::pool::{Outcome, TaskId, Verdict, Worker};
+use procession_core::pool::{Job, Outcome, TaskId, Verdict, Worker};
 
 use super::error::{Failure, TaskError, error_of};
 use crate::{
@@ -56,9 +57,19 @@ fn chunk<Item: Message, R: Message>(
     call: impl Fn(Item) -> R,
 ) -> io::Result<()> {
     match arguments.read::<Vec<Item>>() {
-        Ok(items) => reply.value(&items.into_iter().map(call).collect::<Vec<R>>()),
+        Ok(items) => {
+            let (began, count) = (Instant::now(), items.len());
+            let results: Vec<R> = items.into_iter().map(call).collect();
+            reply.pace = pace(began, count);
+            reply.value(&results)
+        }
         Err(error) => reply.failure(&Failure::Arguments(error.to_string())),
     }
+}
+
+/// How long each of so many items took, in nanoseconds.
+fn pace(began: Instant, items: usize) -> u32 {
+    u32::try_from(began.elapsed().as_nanos() / items.max(1) as u128).unwrap_or(u32::MAX).max(1)
 }
 
 /// A chunk of a map of single arguments.
@@ -98,7 +109,7 @@ where
     };
     // SAFETY: `definition_of` had a value.
     let function = unsafe { conjure::<F>() };
-    let count = items.len();
+    let (began, count) = (Instant::now(), items.len());
     let mut items = items.into_iter();
     let mut results = Vec::with_capacity(count);
     for item in items.by_ref() {
@@ -113,6 +124,7 @@ where
             }
         }
     }
+    reply.pace = pace(began, count);
     reply.send(Verdict::Done, ALL, &results)
 }
 
@@ -127,12 +139,14 @@ pub(super) struct Reply<'a> {
     id: TaskId,
     /// For the bytes.
     room: &'a mut Vec<u8>,
+    /// How long each item took, in nanoseconds, if that was measured.
+    pace: u32,
     sent: bool,
 }
 
 impl<'a> Reply<'a> {
     pub(super) fn new(worker: &'a Worker, id: TaskId, room: &'a mut Vec<u8>) -> Self {
-        Self { worker, id, room, sent: false }
+        Self { worker, id, room, pace: 0, sent: false }
     }
 
     /// Has the task done, whatever happens in it.
@@ -161,7 +175,7 @@ impl<'a> Reply<'a> {
         let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         // Without a mark it is one part less to put together.
         let parts: &[&[u8]] = if mark.is_empty() { &[bytes] } else { &[bytes, mark] };
-        self.worker.finish_with(self.id, verdict, parts, &lent)?;
+        self.worker.finish_paced(self.id, verdict, self.pace, parts, &lent)?;
         self.sent = true;
         Ok(())
     }
@@ -183,8 +197,8 @@ enum Unsendable {
 }
 
 /// The result of a call.
-pub(super) fn result_of<R: Message>(outcome: &mut Outcome) -> Result<R, TaskError> {
-    if let Some(error) = error_of(outcome) {
+pub(super) fn result_of<R: Message>(outcome: &mut Outcome, job: &Job) -> Result<R, TaskError> {
+    if let Some(error) = error_of(outcome, job) {
         return Err(error);
     }
     let descriptors = outcome.take_descriptors();
@@ -192,8 +206,8 @@ pub(super) fn result_of<R: Message>(outcome: &mut Outcome) -> Result<R, TaskErro
 }
 
 /// The results of a stream's chunk.
-pub(super) fn results_of<R: Message>(outcome: &mut Outcome) -> Result<Vec<Result<R, TaskError>>, TaskError> {
-    if let Some(error) = error_of(outcome) {
+pub(super) fn results_of<R: Message>(outcome: &mut Outcome, job: &Job) -> Result<Vec<Result<R, TaskError>>, TaskError> {
+    if let Some(error) = error_of(outcome, job) {
         return Err(error);
     }
     let descriptors = outcome.take_descriptors();
@@ -210,6 +224,8 @@ pub(super) fn results_of<R: Message>(outcome: &mut Outcome) -> Result<Vec<Result
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use procession_core::{
         pool::{Definition, Engine, Next, Order},
         sync::Wait,
@@ -218,7 +234,7 @@ mod tests {
     use super::*;
 
     /// What comes of a task, with a worker in this process.
-    fn outcome_of(args: &impl Message, act: impl FnOnce(&Worker, Arguments<'_>, TaskId)) -> Outcome {
+    fn outcome_of(args: &impl Message, act: impl FnOnce(&Worker, Arguments<'_>, TaskId)) -> (Outcome, Arc<Job>) {
         let engine = Engine::create_with_couriers(1).unwrap();
         let slot = engine.hire().unwrap().unwrap();
         let worker = Worker::enter(engine.port(), slot).unwrap();
@@ -231,16 +247,20 @@ mod tests {
         act(&worker, Arguments { bytes: task.payload(), descriptors }, task.id());
         engine.poll();
         match job.next() {
-            Next::Outcome(0, outcome) => outcome,
+            Next::Outcome(0, outcome) => (outcome, job),
             other => panic!("{other:?}"),
         }
     }
 
-    fn run<T: Message>(run: Run, args: &T) -> Outcome {
+    fn run<T: Message>(run: Run, args: &T) -> (Outcome, Arc<Job>) {
         outcome_of(args, |worker, arguments, id| {
             let mut room = Vec::new();
             Reply::new(worker, id, &mut room).run(run, arguments).unwrap();
         })
+    }
+
+    fn told<R>((mut outcome, job): (Outcome, Arc<Job>), read: fn(&mut Outcome, &Job) -> R) -> R {
+        read(&mut outcome, &job)
     }
 
     fn third(n: u32) -> u32 {
@@ -253,12 +273,12 @@ mod tests {
         fn type_of<F: Function<(u32,), Output = u32>>(_: F) -> Run {
             call::<F, (u32,)>
         }
-        let third_of = |n: u32| result_of::<u32>(&mut run(type_of(third), &(n,)));
+        let third_of = |n: u32| told(run(type_of(third), &(n,)), result_of::<u32>);
         assert_eq!(third_of(9).unwrap(), 3);
         assert!(matches!(third_of(3), Err(TaskError::Panicked(panic)) if panic.message.contains("three")));
-        let short = result_of::<u32>(&mut run(type_of(third), &()));
+        let short = told(run(type_of(third), &()), result_of::<u32>);
         assert!(matches!(short, Err(TaskError::Arguments(_))), "{short:?}");
-        let other = result_of::<(u32, String)>(&mut run(type_of(third), &(9_u32,)));
+        let other = told(run(type_of(third), &(9_u32,)), result_of::<(u32, String)>);
         assert!(matches!(other, Err(TaskError::Decode(_))), "{other:?}");
     }
 
@@ -267,7 +287,7 @@ mod tests {
         fn type_of<F: Function<(u32,), Output = u32>>(_: F) -> Run {
             stream_chunk::<F, u32>
         }
-        let chunk = |items: Vec<u32>| results_of::<u32>(&mut run(type_of(third), &items)).unwrap();
+        let chunk = |items: Vec<u32>| told(run(type_of(third), &items), results_of::<u32>).unwrap();
         let values = |items| chunk(items).into_iter().map(Result::ok).collect::<Vec<_>>();
         assert_eq!(values(vec![0, 6, 9]), [Some(0), Some(2), Some(3)]);
         assert_eq!(values(vec![3, 6, 3, 9]), [None, Some(2), None, Some(3)]);
@@ -277,8 +297,8 @@ mod tests {
     #[test]
     fn what_is_no_result_of_a_chunk_is_an_error() {
         for payload in [&[][..], &[9], &[1, 1], &[5, 5, 0]] {
-            let mut outcome = outcome_of(&(), |worker, _, id| worker.finish(id, Verdict::Done, &[payload]).unwrap());
-            assert!(matches!(results_of::<String>(&mut outcome), Err(TaskError::Decode(_))), "{payload:?}");
+            let sent = outcome_of(&(), |worker, _, id| worker.finish(id, Verdict::Done, &[payload]).unwrap());
+            assert!(matches!(told(sent, results_of::<String>), Err(TaskError::Decode(_))), "{payload:?}");
         }
     }
 
@@ -294,6 +314,6 @@ mod tests {
             let _bomb = Bomb;
             reply.value(&5_u8)
         };
-        assert_eq!(result_of::<u8>(&mut run(late, &())).unwrap(), 5);
+        assert_eq!(told(run(late, &()), result_of::<u8>).unwrap(), 5);
     }
 }

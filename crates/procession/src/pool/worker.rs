@@ -5,13 +5,25 @@ use std::os::fd::OwnedFd;
 
 use procession_core::{
     channel::TakeError,
-    pool::{Definition, Port, Worker},
+    pool::{Definition, Port, Verdict, Worker},
+    process,
     sync::Wait,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-use super::task::{Arguments, Reply, Run};
-use crate::{code::Code, handover::Reach, interrupts, message::Message, panic::catch, start::Started};
+use super::{
+    error::Failure,
+    task::{Arguments, Reply, Run},
+};
+use crate::{
+    code::Code,
+    handover::Reach,
+    interrupts,
+    message::{Message, encode},
+    panic::catch,
+    start::Started,
+};
 
 /// What a worker is told when it is started.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +32,12 @@ pub(super) struct Orders {
     pub(super) slot: usize,
     /// After how many tasks it ends.
     pub(super) most: Option<u64>,
+    /// With how many bytes of resident memory it ends.
+    pub(super) memory: Option<u64>,
+    /// The CPUs that it may run on, if it is not to run on any.
+    pub(super) cpus: Vec<usize>,
+    /// What it runs last.
+    pub(super) exit: Option<Code>,
     /// What it runs first, and that function's arguments.
     pub(super) initializer: Option<(Code, Vec<u8>)>,
 }
@@ -41,6 +59,24 @@ where
     Ok(())
 }
 
+/// Runs what a worker runs last; returns the bytes of its result, or of why there is none.
+pub(super) type Leave = fn() -> Result<Vec<u8>, Failure>;
+
+pub(super) fn leave<F>() -> Result<Vec<u8>, Failure>
+where
+    F: crate::Function<(), Output: Message>,
+{
+    // SAFETY: the pool's builder was given a value.
+    let result = catch(|| unsafe { crate::function::conjure::<F>() }.call(())).map_err(Failure::Panicked)?;
+    let mut room = Vec::new();
+    let encoded = encode(&result, &mut room, Reach::Related).map_err(|error| Failure::Unsendable(error.to_string()))?;
+    if encoded.descriptors.is_empty() {
+        Ok(encoded.bytes.to_vec())
+    } else {
+        Err(Failure::Unsendable("queues, locks and files can't be left behind".into()))
+    }
+}
+
 /// Does tasks until there are no more. Returns the exit code.
 pub(super) fn work(started: Started) -> i32 {
     match serve(started) {
@@ -58,6 +94,7 @@ fn serve(started: Started) -> Result<(), String> {
     ignore_interrupts();
     let text = |error: &dyn std::error::Error| error.to_string();
     let orders: Orders = postcard::from_bytes(&started.payload).map_err(|error| text(&error))?;
+    bind_to(&orders.cpus).map_err(|error| text(&error))?;
     let mut descriptors = started.descriptors.into_iter();
     let mut next = || -> Result<[OwnedFd; PORT], String> {
         let four: Vec<_> = descriptors.by_ref().take(PORT).collect();
@@ -93,8 +130,38 @@ fn serve(started: Started) -> Result<(), String> {
         }
         worker.recycle(task);
         done += 1;
+        if orders.memory.is_some_and(|most| process::resident().is_ok_and(|resident| resident > most)) {
+            break;
+        }
+    }
+    if let Some(code) = orders.exit.filter(|_| !worker.is_condemned()) {
+        leave_words(&worker, code).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Sends what the worker leaves.
+fn leave_words(worker: &Worker, code: Code) -> Result<(), Box<dyn std::error::Error>> {
+    let address = code.address()?;
+    // SAFETY: the parent, of the same build, took this address from a function of this type.
+    let leave: Leave = unsafe { std::mem::transmute(address) };
+    match catch(leave).unwrap_or_else(|panic| Err(Failure::Panicked(panic))) {
+        Ok(bytes) => worker.leave(Verdict::Done, &bytes)?,
+        Err(failure) => worker.leave(Verdict::Failed, &postcard::to_allocvec(&failure)?)?,
+    }
+    Ok(())
+}
+
+/// Has this process run on these CPUs only, if there are any.
+fn bind_to(cpus: &[usize]) -> std::io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// As much room as a worker keeps for the next result.

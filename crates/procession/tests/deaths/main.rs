@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod limits;
 mod locks;
 mod managers;
 mod points;

@@ -82,7 +82,9 @@ fn use_them(buffers: Queue<Vec<u8>>, files: Queue<Handle<File>>, name: String) {
 #[test]
 fn queue_user_killed_at_every_point() {
     for (name, _) in POINTS {
-        if !name.starts_with("ring: ") && !name.starts_with("spill: ") && !name.starts_with("sleepers: ") {
+        let of_queues = ["ring: ", "spill: ", "sleepers: "].iter().any(|area| name.starts_with(area));
+        // No queue of this face has blocks.
+        if !of_queues || name.contains("block") {
             continue;
         }
         let (buffers, files) = (Queue::new().unwrap(), Queue::new().unwrap());
