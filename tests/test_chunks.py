@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -174,6 +175,25 @@ def test_a_pool_that_ends_meanwhile(ctx):
         result.get()
     with pytest.raises(RuntimeError, match="terminated"):
         next(stream)
+
+
+@forked
+def test_a_call_that_is_cancelled(pool):
+    result = pool.map_async(time.sleep, [600] * 50, "auto")
+    stream = pool.imap(time.sleep, itertools.repeat(600), chunksize="auto")
+    assert result.cancel()
+    assert stream.cancel()
+    with pytest.raises(CancelledError):
+        result.get()
+    with pytest.raises(CancelledError):
+        next(stream)
+    assert pool.map(identity, range(500), chunksize="auto") == [*range(500)]
+
+
+@forked
+def test_with_priorities(pool):
+    results = [pool.map_async(identity, range(500), "auto", priority=priority) for priority in (0, 2, -1)]
+    assert [result.get() for result in results] == [[*range(500)]] * 3
 
 
 @forked

@@ -136,6 +136,16 @@ def test_a_worker_that_was_replaced_has_told_as_well(ctx):
 
 
 @forked
+def test_those_that_are_not_needed_any_more_end_in_order(ctx):
+    pool = ctx.Pool(3, worker_exit=farewell)
+    pids = {worker.pid for worker in pool._pool}
+    pool.shrink(2)
+    assert processes.eventually(lambda: len(pool._pool) == 1)
+    finish(pool)
+    assert {*pool.get_exit_results()} == pids
+
+
+@forked
 def test_what_the_end_raises_stands_in_its_place(ctx):
     pool = ctx.Pool(2, worker_exit=fail)
     assert pool.apply(square, (3,)) == 9
