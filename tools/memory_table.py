@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
-PEERS = ["standard", "executor", "loky", "pebble", "mpire", "joblib", "procession"]
+SHARED = "procession, shared_array"
+PEERS = ["standard", "executor", "loky", "pebble", "mpire", "joblib", "procession", SHARED]
 # The program says when to begin, and waits for the word.
 PROGRAM = """
 import sys
@@ -30,11 +31,17 @@ import peer_pools
 
 if __name__ == "__main__":
     peer, megabytes = sys.argv[1], int(sys.argv[2])
-    pool = peer_pools.PEERS[peer](1)
+    kind, _, shared = peer.partition(", ")
+    pool = peer_pools.PEERS[kind](1)
     pool.map(peer_pools.successor, [1, 2], 1)
     print("ready", flush=True)
     sys.stdin.readline()
-    array = numpy.ones(megabytes * 131072)
+    if shared:
+        from procession import shared_array
+        array = shared_array(megabytes * 131072)
+        array.fill(1)
+    else:
+        array = numpy.ones(megabytes * 131072)
     got = pool.call(peer_pools.total, array)
     assert got == len(array), got
     pool.close()
@@ -89,7 +96,7 @@ def memory_of_all(session):
 
 def measure(python, peer, megabytes):
     """The peak, in multiples of the array; and the number of looks."""
-    path = [str(ROOT / "benches")] + [str(ROOT / "python")] * (peer == "procession")
+    path = [str(ROOT / "benches")] + [str(ROOT / "python")] * peer.startswith("procession")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     process = subprocess.Popen(
         [python, "-W", "ignore", "-c", PROGRAM, peer, str(megabytes)],
