@@ -451,6 +451,7 @@ def test_pools_that_can_have_no_limits_say_so():
     with pytest.raises(TypeError, match="timeout"):
         ThreadPool(1, timeout=3)
     with ThreadPool(1) as threads:
+        assert threads.apply(identity, (1,), timeout=None, retries=None) == 1
         for keyword in ({"timeout": 3}, {"soft_timeout": 3}, {"retries": 1}):
             for name in ("apply", "apply_async"):
                 with pytest.raises(TypeError, match="a thread can't"):
@@ -461,7 +462,7 @@ def test_pools_that_can_have_no_limits_say_so():
     with pytest.raises(TypeError, match="queues of its own"):
         _OverQueues(1, timeout=3)
     with _OverQueues(1) as pool:
-        assert pool.apply(identity, (1,)) == 1
+        assert pool.apply(identity, (1,), soft_timeout=None) == 1
         with pytest.raises(TypeError, match="queues of its own"):
             pool.apply(identity, (1,), retries=3)
     pool.join()

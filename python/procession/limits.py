@@ -4,8 +4,9 @@ import signal
 import threading
 from _operator import index
 
-from . import _core, pool
+from . import _core
 from .context import TimeoutError
+from .pool_errors import _named, _without_init
 
 __all__ = ["SoftTimeLimitExceeded", "TimeLimitExceeded", "terms_of"]
 
@@ -27,7 +28,7 @@ class TimeLimitExceeded(TimeoutError):
         self.limit, self.pid, self.worker, self.task = limit, pid, worker, task
 
     def __reduce__(self):
-        return pool._without_init, (type(self), self.args, vars(self))
+        return _without_init, (type(self), self.args, vars(self))
 
 
 class SoftTimeLimitExceeded(Exception):
@@ -92,7 +93,7 @@ def _overdue_task(how, func, task, limit):
     """The error of a task whose worker was killed since the task had had its time."""
     name, pid, _exitcode, _problem = how
     message = (
-        f"task {task} of a call of {pool._named(func)} took longer than its limit of {limit:g} s, and its worker "
+        f"task {task} of a call of {_named(func)} took longer than its limit of {limit:g} s, and its worker "
         f"{name} (pid {pid}) was killed; the other tasks are not affected"
     )
     return TimeLimitExceeded(message, limit, pid, name, task)

@@ -335,52 +335,43 @@ class Pool:
         """As long as there are calls under way, and empty otherwise: all that others look for in it."""
         return dict.fromkeys(range(self._engine.jobs()))
 
-    def _terms_of(self, timeout, soft_timeout, retries, priority=0):
+    def _terms_of(self, timeout=None, soft_timeout=None, retries=None, priority=0):
+        if timeout is soft_timeout is retries is None and priority == 0:
+            return self._terms
+        self._check_terms()
+        from .limits import terms_of
+
+        return terms_of(self._terms, timeout, soft_timeout, retries, priority)
+
+    def _check_terms(self):
+        # Whether somebody can keep them.
         if self._is_over_queues():
             raise TypeError(
                 f"timeout, soft_timeout, retries and priority are not to be had of a {type(self).__qualname__}: its "
                 "tasks go through queues of its own (see procession.pool_over_queues)"
             )
-        from .limits import terms_of
-
-        return terms_of(self._terms, timeout, soft_timeout, retries, priority)
 
     # The dictionaries in the standard package's signatures are not changed.
 
-    def apply(self, func, args=(), kwds={}, *, timeout=None, soft_timeout=None, retries=None, priority=0):  # noqa: B006
+    def apply(self, func, args=(), kwds={}, **terms):  # noqa: B006
         """Call `func(*args, **kwds)` in a worker; returns what it returns, raises what it raises."""
         if self._state != RUN:
             raise ValueError("Pool not running")
-        terms = self._terms
-        if not (timeout is soft_timeout is retries is None) or priority != 0:
-            terms = self._terms_of(timeout, soft_timeout, retries, priority)
+        terms = self._terms_of(**terms) if terms else self._terms
         return self._engine.apply_async(self, func, args, kwds, None, None, terms).get()
 
-    def apply_async(
-        self,
-        func,
-        args=(),
-        kwds={},  # noqa: B006
-        callback=None,
-        error_callback=None,
-        *,
-        timeout=None,
-        soft_timeout=None,
-        retries=None,
-        priority=0,
-    ):
+    def apply_async(self, func, args=(), kwds={}, callback=None, error_callback=None, **terms):  # noqa: B006
         """As `apply()`, without waiting: returns an AsyncResult.
 
-        What each call may say of its tasks, a task of a map being a chunk: after `timeout` seconds the worker is
-        killed, and the task fails with TimeLimitExceeded; after `soft_timeout` seconds SoftTimeLimitExceeded is raised
-        in the task; when its worker dies, it is given to another one, `retries` times. None: as the pool has it. An
-        infinite time is no limit. Tasks that wait are taken by the largest `priority` first.
+        What each call may say of its tasks (`timeout=None, soft_timeout=None, retries=None, priority=0`), a task of a
+        map being a chunk: after `timeout` seconds the worker is killed, and the task fails with TimeLimitExceeded;
+        after `soft_timeout` seconds SoftTimeLimitExceeded is raised in the task; when its worker dies, it is given to
+        another one, `retries` times. None: as the pool has it. An infinite time is no limit. Tasks that wait are taken
+        by the largest `priority` first.
         """
         if self._state != RUN:
             raise ValueError("Pool not running")
-        terms = self._terms
-        if not (timeout is soft_timeout is retries is None) or priority != 0:
-            terms = self._terms_of(timeout, soft_timeout, retries, priority)
+        terms = self._terms_of(**terms) if terms else self._terms
         return self._engine.apply_async(self, func, args, kwds, callback, error_callback, terms)
 
     def map(self, func, iterable, chunksize=None, **terms):
@@ -403,24 +394,9 @@ class Pool:
         """As `starmap()`, without waiting: returns an AsyncResult."""
         return self._map_async(func, iterable, True, chunksize, callback, error_callback, **terms)
 
-    def _map_async(
-        self,
-        func,
-        iterable,
-        star,
-        chunksize=None,
-        callback=None,
-        error_callback=None,
-        *,
-        timeout=None,
-        soft_timeout=None,
-        retries=None,
-        priority=0,
-    ):
+    def _map_async(self, func, iterable, star, chunksize=None, callback=None, error_callback=None, **terms):
         self._check_running()
-        terms = self._terms
-        if not (timeout is soft_timeout is retries is None) or priority != 0:
-            terms = self._terms_of(timeout, soft_timeout, retries, priority)
+        terms = self._terms_of(**terms) if terms else self._terms
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         if chunksize is None and terms is not None and terms._limited():
@@ -475,23 +451,9 @@ class Pool:
         """As `imap()`, in whatever order the results come."""
         return self._imap(func, iterable, chunksize, buffersize, False, **terms)
 
-    def _imap(
-        self,
-        func,
-        iterable,
-        chunksize,
-        buffersize,
-        ordered,
-        *,
-        timeout=None,
-        soft_timeout=None,
-        retries=None,
-        priority=0,
-    ):
+    def _imap(self, func, iterable, chunksize, buffersize, ordered, **terms):
         self._check_running()
-        terms = self._terms
-        if not (timeout is soft_timeout is retries is None) or priority != 0:
-            terms = self._terms_of(timeout, soft_timeout, retries, priority)
+        terms = self._terms_of(**terms) if terms else self._terms
         if chunksize == "auto":
             chunksize = self._auto()
         elif chunksize < 1:

@@ -173,7 +173,7 @@ class ThreadPool(Pool):
     def __init__(self, processes=None, initializer=None, initargs=()):
         super().__init__(processes, initializer, initargs)
 
-    def _terms_of(self, timeout, soft_timeout, retries, priority=0):
+    def _check_terms(self):
         raise TypeError(
             "timeout, soft_timeout, retries and priority are for pools of processes: a thread can't be ended, nor "
             "interrupted, from outside, and does not die; calls are taken by threads in the order in which they come"
