@@ -35,6 +35,7 @@ use super::{
     wait::{Slices, Wait, WaitError},
 };
 use crate::{
+    kills::point,
     loom::{AtomicU32, AtomicU64, Ordering},
     memory::{Atomics, BlockHandle, Shared},
     process::ProcessId,
@@ -99,6 +100,7 @@ impl BarrierState {
     fn announce(&self, from: u64, to: u64) -> bool {
         let changed = self.change(from, to);
         if changed {
+            point("barrier: passed, nobody woken");
             futex::wake(&self.word, u32::MAX);
         }
         changed

@@ -35,6 +35,7 @@ use super::{
     wait::{Slices, Wait, WaitError},
 };
 use crate::{
+    kills::point,
     loom::{AtomicU32, AtomicU64, Ordering},
     memory::{Atomics, BlockHandle, Shared},
     process::ProcessId,
@@ -72,6 +73,7 @@ impl Slot {
         if self.word.compare_exchange(word, notified, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
+        point("condition: notified, nobody woken");
         // Nobody asleep there: between two slices, or dead. If another took it over meanwhile, it was of use.
         futex::wake(&self.word, 1) != 0 || !self.is_of_the_dead() || !self.free(notified)
     }
@@ -121,6 +123,7 @@ impl ConditionState {
         }
         self.slots[at].process.store(me.to_bits(), Ordering::Relaxed);
         self.slots[at].word.store(word, Ordering::Release);
+        point("condition: a place taken, the lock still held");
         Place::Slot(at, word)
     }
 
@@ -367,7 +370,9 @@ impl Condition {
             self.0.leave(place);
             return Err(ConditionError::NotHeld);
         };
+        point("condition: the lock given up, not asleep");
         let outcome = self.0.sleep(place, wait);
+        point("condition: woken, without the lock");
         let lock = lock.get_back(depth, &mut wait.endless())?;
         Ok(Waited { outcome, lock })
     }

@@ -26,6 +26,7 @@ use std::{
 
 use super::wait::{Slices, Wait, WaitError, spin};
 use crate::{
+    kills::point,
     loom::{AtomicU32, Ordering},
     memory::{Atomics, BlockHandle, Shared},
     sys::futex,
@@ -57,6 +58,7 @@ impl EventState {
                 Err(now) => word = now,
             }
         }
+        point("event: set, nobody woken");
         if word & ASLEEP != 0 {
             futex::wake(&self.0, u32::MAX);
         }
@@ -83,6 +85,7 @@ impl EventState {
             {
                 continue;
             }
+            point("event: marked as slept on, not asleep");
             if let Err(error) = wait.park(&self.0, word | ASLEEP, slices.next()) {
                 // It may have been set just then.
                 return if over(self.0.load(Ordering::Acquire)) { Ok(()) } else { Err(error) };

@@ -29,6 +29,7 @@ use std::{
 
 use super::wait::{Looks, Slices, Wait, WaitError, spin};
 use crate::{
+    kills::point,
     loom::{AtomicU64, Ordering},
     memory::{Atomics, BlockHandle, Shared},
     process::{ProcessId, thread_id},
@@ -130,6 +131,7 @@ impl LockWord {
         if word == 0 {
             return Err(NotHeld);
         }
+        point("lock: free, nobody woken");
         if word & CONTENDED != 0 {
             futex::wake(&self.0, 1);
         }

@@ -6,6 +6,8 @@
 mod barrier;
 mod condition;
 mod event;
+#[cfg(all(test, not(loom)))]
+mod kill_tests;
 mod lock;
 mod rlock;
 mod semaphore;

@@ -47,6 +47,7 @@ use super::{
     wait::{Looks, Slices, Wait, WaitError, spin},
 };
 use crate::{
+    kills::point,
     loom::{AtomicU32, AtomicU64, Ordering},
     memory::{Atomics, BlockHandle, Shared},
     process::ProcessId,
@@ -140,8 +141,10 @@ impl SemaphoreState {
         let holder = self.holder(me, hint);
         if let Some(holder) = holder {
             holder.log();
+            point("semaphore: logged, no permit taken");
         }
         let left = self.take(contended);
+        point("semaphore: a permit taken, nobody told");
         if let (None, Some(holder)) = (left, holder) {
             holder.strike();
         }
@@ -173,6 +176,7 @@ impl SemaphoreState {
             {
                 continue;
             }
+            point("semaphore: marked as contended, not asleep");
             let slept = wait.park(&self.word, CONTENDED as u32, slices.next());
             // Also when the time is up: the dead are found however short the wait.
             if slept != Err(WaitError::Interrupted)
@@ -200,9 +204,11 @@ impl SemaphoreState {
                 Err(now) => word = now,
             }
         }
+        point("semaphore: a permit given back, nobody woken");
         if word & CONTENDED != 0 {
             futex::wake(&self.word, 1);
         }
+        point("semaphore: a permit given back, still in the log");
         if self.flags.load(Ordering::Relaxed) == 0 && !self.place(me, hint).is_some_and(Holder::strike) {
             self.flags.fetch_or(PASSED_ON, Ordering::Relaxed);
         }
