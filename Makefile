@@ -181,6 +181,11 @@ sanitize:
 	tools/sanitize address $(ARGS)
 	tools/sanitize thread $(ARGS)
 
+## soak           random work and random deaths for SECONDS: every task accounted for, nothing left (SEED=n; ARGS="--only pool")
+.PHONY: soak
+soak: compiled
+	$(BIN)/python tools/soak.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 ## fuzz           what peers may send, at random, with AddressSanitizer, each target so many SECONDS (fuzz/; ARGS="handshake python")
 .PHONY: fuzz
 SECONDS ?= 600

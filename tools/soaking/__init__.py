@@ -1,0 +1,1 @@
+"""What `tools/soak.py` does in its rounds: one module for each kind of round."""
