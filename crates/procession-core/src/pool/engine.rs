@@ -26,6 +26,7 @@ use super::{
     control::{Control, InHand},
     dispatch::Dispatch,
     exits::Exits,
+    gate::Gate,
     job::{Job, Order},
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
     orders::Orders,
@@ -73,8 +74,8 @@ pub struct Engine {
     submitted: AtomicU64,
     /// Whether there is nobody to run tasks: `State::hopeless`, for those who don't hold the lock.
     hopeless: AtomicBool,
-    /// Whether tasks may wait in the parent: those that come after them go there, too. Written under the lock.
-    pub(super) ordered: AtomicBool,
+    /// Closed while tasks may wait in the parent: those that come after them go there, too.
+    pub(super) gate: Gate,
 }
 
 /// What a pool is doing, as of a moment.
@@ -214,7 +215,7 @@ impl Engine {
             definitions: Mutex::default(),
             submitted: AtomicU64::new(0),
             hopeless: AtomicBool::new(false),
-            ordered: AtomicBool::new(false),
+            gate: Gate::new(),
         })
     }
 

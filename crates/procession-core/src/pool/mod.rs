@@ -15,6 +15,7 @@ mod dispatch;
 mod drawer;
 mod engine;
 mod exits;
+mod gate;
 mod job;
 mod message;
 mod orders;

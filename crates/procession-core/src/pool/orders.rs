@@ -9,7 +9,6 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{Ordering, fence},
     time::Duration,
 };
 
@@ -129,11 +128,11 @@ impl Engine {
 
     /// A task was put into the ring: looks whether it should not have been.
     pub(super) fn look_again(&self, job: &Job) {
-        // Whoever does not see the task in the ring has said before what is looked at here.
-        fence(Ordering::SeqCst);
+        // Whoever does not see the task in the ring has closed the gate before, and cancelled the job before that.
+        let closed = self.gate.was_closed();
         if job.is_cancelled() {
             self.withdraw(&mut self.state(), job.id());
-        } else if self.is_ordered() {
+        } else if closed {
             let mut state = self.state();
             self.rearrange(&mut state);
             self.feed(&mut state);
@@ -142,14 +141,13 @@ impl Engine {
 
     /// Whether tasks wait in the parent.
     pub(super) fn is_ordered(&self) -> bool {
-        self.ordered.load(Ordering::SeqCst)
+        self.gate.is_closed()
     }
 
     /// Takes back what is in the ring. To be followed by [`feed`](Self::feed).
     fn rearrange(&self, state: &mut State) {
-        self.ordered.store(true, Ordering::SeqCst);
         // Whoever puts a task into the ring after this sees it: see `look_again`.
-        fence(Ordering::SeqCst);
+        self.gate.close();
         let mut taken = Vec::new();
         let all = loop {
             let before = taken.len();
@@ -235,7 +233,7 @@ impl Engine {
             }
             let Some((priority, task)) = orders.drawer.pop() else {
                 if in_order {
-                    self.ordered.store(false, Ordering::SeqCst);
+                    self.gate.open();
                     orders.pause = 0;
                 }
                 return true;
@@ -269,7 +267,7 @@ impl Engine {
 
     /// Tasks that wait in the parent, which are forgotten.
     pub(super) fn empty_drawer(&self, state: &mut State) -> Drawer {
-        self.ordered.store(false, Ordering::SeqCst);
+        self.gate.open();
         std::mem::take(&mut state.orders).drawer
     }
 
