@@ -11,7 +11,7 @@
 //! | 24 for each part | in which of the message's blocks, or [`INLINE`] in the message; from where on; how long |
 #![allow(unsafe_code)]
 
-use std::{ffi::c_int, time::Duration};
+use std::{borrow::Cow, ffi::c_int, time::Duration};
 
 use procession_core::{
     channel::{Along, Ring},
@@ -124,6 +124,12 @@ impl<'a> Load<'a> {
         for word in [block, start as u64, length as u64] {
             self.head.extend_from_slice(&word.to_le_bytes());
         }
+    }
+
+    /// The pieces of the message, and the blocks, which go with it.
+    pub(crate) fn into_parts(self) -> (Vec<Cow<'a, [u8]>>, Vec<Filled>) {
+        let parts = std::iter::once(Cow::Owned(self.head)).chain(self.inline.into_iter().map(Cow::Borrowed)).collect();
+        (parts, self.blocks)
     }
 
     /// The pieces of the message.

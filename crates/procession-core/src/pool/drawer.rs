@@ -7,7 +7,11 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use super::message::{Arrived, TaskHeader};
+use super::{
+    engine::LADEN_SHARE,
+    message::{Arrived, TaskHeader},
+};
+use crate::memory::{Claimed, Filled};
 
 /// A task that waits in the parent.
 #[derive(Debug)]
@@ -16,21 +20,24 @@ pub(super) struct Waiting {
     /// Behind as many bytes as a header has.
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
+    blocks: Vec<Filled>,
 }
 
 impl Waiting {
-    pub(super) fn new(header: TaskHeader, payload: &[&[u8]], descriptors: Vec<OwnedFd>) -> Self {
+    pub(super) fn new(header: TaskHeader, payload: &[&[u8]], descriptors: Vec<OwnedFd>, blocks: Vec<Filled>) -> Self {
         let mut bytes = vec![0; TaskHeader::LENGTH];
         for part in payload {
             bytes.extend_from_slice(part);
         }
-        Self { header, bytes, descriptors }
+        Self { header, bytes, descriptors, blocks }
     }
 
-    /// As it came out of the ring; `None` if it is no task.
+    /// As it came out of the ring; `None` if it is no task. To be called when it was taken out.
     pub(super) fn from_message(message: Arrived) -> Option<Self> {
         let header = TaskHeader::from_bytes(&message.bytes)?;
-        Some(Self { header, bytes: message.bytes, descriptors: message.descriptors })
+        // They are this process's, so they can be sent again.
+        let blocks = message.blocks.into_iter().map(Claimed::send_again).collect::<Result<_, _>>().ok()?;
+        Some(Self { header, bytes: message.bytes, descriptors: message.descriptors, blocks })
     }
 
     pub(super) fn header(&self) -> TaskHeader {
@@ -45,8 +52,12 @@ impl Waiting {
         &self.descriptors
     }
 
+    pub(super) fn blocks(&self) -> &[Filled] {
+        &self.blocks
+    }
+
     fn length(&self) -> u64 {
-        self.payload().len() as u64
+        self.payload().len() as u64 + self.blocks.iter().map(Filled::len).sum::<u64>() / LADEN_SHARE
     }
 }
 
@@ -120,7 +131,7 @@ mod tests {
 
     fn task(index: u64, length: usize) -> Waiting {
         let header = TaskHeader { id: TaskId { job: 1, index }, ..TaskHeader::STOP };
-        Waiting::new(header, &[&vec![1; length]], Vec::new())
+        Waiting::new(header, &[&vec![1; length]], Vec::new(), Vec::new())
     }
 
     #[test]

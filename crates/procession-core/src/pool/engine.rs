@@ -35,10 +35,17 @@ use super::{
     terms::Terms,
     worker::{self, Port},
 };
-use crate::{channel::Ring, process, sync::Wait};
+use crate::{
+    channel::{Along, Ring},
+    memory::Filled,
+    process,
+    sync::Wait,
+};
 
 /// How many bytes of tasks may lie in the ring before more had better wait.
 pub(super) const BACKLOG: u64 = 8 << 20;
+/// Of bytes in blocks, one in so many counts.
+pub(super) const LADEN_SHARE: u64 = 8;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 pub(super) const DOORBELL: u64 = 0;
 
@@ -471,9 +478,43 @@ impl Engine {
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let length: usize = payload.iter().map(|part| part.len()).sum();
+        self.submit_laden(job, index, definition, mode, payload, descriptors, Vec::new())
+    }
+
+    /// Copies what is part of a task of this job into a block that can go along with it; see [`Ring::fill`]. `None` also if the
+    /// task may be retried: what is in a block dies with the worker.
+    pub fn fill(&self, job: &Job, parts: &[&[u8]], patience: Duration) -> Option<Filled> {
+        if job.terms().retries > 0 { None } else { self.tasks.fill(parts, patience) }
+    }
+
+    /// [`submit_with`](Self::submit_with), with blocks that go along as well: the worker has them.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_with`](Self::submit_with), and [`io::ErrorKind::InvalidInput`] for blocks with a task that may be retried.
+    ///
+    /// # Panics
+    ///
+    /// If the blocks are not of [`fill`](Self::fill), or more than [`Along::MOST_BLOCKS`].
+    #[allow(clippy::too_many_arguments)] // what a task is made of
+    pub fn submit_laden(
+        &self,
+        job: &Job,
+        index: u64,
+        definition: Definition,
+        mode: u32,
+        payload: &[&[u8]],
+        descriptors: &[BorrowedFd<'_>],
+        blocks: Vec<Filled>,
+    ) -> io::Result<()> {
+        if !blocks.is_empty() && job.terms().retries > 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a task that may be retried can't have blocks"));
+        }
+        // Blocks have a bound of their own, and are used again, so more of them may wait than of other bytes.
+        let laden = blocks.iter().map(Filled::len).sum::<u64>() / LADEN_SHARE;
+        let length = payload.iter().map(|part| part.len() as u64).sum::<u64>() + laden;
         job.make(index);
-        let position = self.submitted.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
+        let position = self.submitted.fetch_add(length, Ordering::Relaxed) + length;
         let id = TaskId { job: job.id(), index };
         let mut header = TaskHeader { id, definition, mode, position, ..TaskHeader::STOP };
         let terms = job.terms();
@@ -481,7 +522,7 @@ impl Engine {
         if terms.retries > 0 {
             job.keep(index, retry::Message::copy_of(header, payload, descriptors)?);
         }
-        let put = self.put_task(job, header, payload, descriptors, || {
+        let put = self.put_task(job, header, payload, descriptors, blocks, || {
             // Where workers are, or the last of them is mourned, room will be made.
             if self.is_terminated() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
         });
@@ -498,12 +539,14 @@ impl Engine {
         header: TaskHeader,
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
+        blocks: Vec<Filled>,
         full: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         if job.terms().priority != 0 || self.is_ordered() {
-            return self.put_in_order(job, header, payload, descriptors);
+            return self.put_in_order(job, header, payload, descriptors, blocks);
         }
-        message::put_with(&self.tasks, &header.to_bytes(), payload, descriptors, full)?;
+        let along = Along { descriptors, blocks: &blocks };
+        message::put_with(&self.tasks, &header.to_bytes(), payload, along, full)?;
         self.look_again(job);
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     loom::{AtomicU32, Ordering},
+    memory::Claimed,
     sys::futex,
 };
 
@@ -49,6 +50,11 @@ impl Outcome {
     /// The descriptors that came with them.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.message.descriptors)
+    }
+
+    /// The blocks that came with them.
+    pub fn take_blocks(&mut self) -> Vec<Claimed> {
+        std::mem::take(&mut self.message.blocks)
     }
 }
 

@@ -3,14 +3,11 @@
 //! A header is followed by bytes of the face that only the face understands. Both ends are processes of one pool; still,
 //! what comes out of shared memory is checked before it is used.
 
-use std::{
-    io,
-    os::fd::{BorrowedFd, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use crate::{
-    channel::{Message, PutError, Ring},
+    channel::{Along, Message, PutError, Ring},
+    memory::Claimed,
     sync::Wait,
 };
 
@@ -180,10 +177,10 @@ impl ResultHeader {
 ///
 /// If memory is lacking.
 pub(super) fn put(ring: &Ring, header: &[u8], payload: &[&[u8]]) -> io::Result<()> {
-    put_with(ring, header, payload, &[], || Ok(()))
+    put_with(ring, header, payload, Along::default(), || Ok(()))
 }
 
-/// [`put`], with descriptors that go along. While as many are on their way as can be, `full` is called again and again; it
+/// [`put`], with descriptors and blocks that go along. While as many are on their way as can be, `full` is called again and again; it
 /// may put an end to it.
 ///
 /// # Errors
@@ -193,7 +190,7 @@ pub(super) fn put_with(
     ring: &Ring,
     header: &[u8],
     payload: &[&[u8]],
-    descriptors: &[BorrowedFd<'_>],
+    along: Along<'_>,
     mut full: impl FnMut() -> io::Result<()>,
 ) -> io::Result<()> {
     #[cfg(test)]
@@ -208,10 +205,10 @@ pub(super) fn put_with(
         }
     };
     loop {
-        let put = if descriptors.is_empty() {
-            ring.put(parts, None, &mut Wait::forever())
+        let put = if along.descriptors.is_empty() {
+            ring.put_along(parts, along, None, &mut Wait::forever())
         } else {
-            ring.put_with(parts, descriptors, None, &mut Wait::timeout(FULL))
+            ring.put_along(parts, along, None, &mut Wait::timeout(FULL))
         };
         match put {
             Ok(_) => return Ok(()),
@@ -231,21 +228,22 @@ const FULL: Duration = Duration::from_millis(20);
 pub(super) struct Arrived {
     pub(super) bytes: Vec<u8>,
     pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) blocks: Vec<Claimed>,
 }
 
 impl From<Vec<u8>> for Arrived {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, descriptors: Vec::new() }
+        Self { bytes, descriptors: Vec::new(), blocks: Vec::new() }
     }
 }
 
-/// A copy of a message that is still in its ring, with copies of its descriptors.
+/// A copy of a message that is still in its ring, with copies of its descriptors, and its blocks.
 ///
 /// # Errors
 ///
 /// As [`copy`], and if this process has no room for the descriptors.
 pub(super) fn copy_all(message: &Message<'_>) -> io::Result<Arrived> {
-    Ok(Arrived { bytes: copy(message)?, descriptors: message.descriptors()? })
+    Ok(Arrived { bytes: copy(message)?, descriptors: message.descriptors()?, blocks: message.take_blocks() })
 }
 
 /// The bytes of a message that is still in its ring.

@@ -18,7 +18,11 @@ use super::{
     job::Job,
     message::{self, ResultHeader, TaskHeader},
 };
-use crate::{channel::TakeError, sync::Wait};
+use crate::{
+    channel::{Along, TakeError},
+    memory::Filled,
+    sync::Wait,
+};
 
 /// For how long to wait for the lock of the ring, which others hold for as long as they copy a message.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -113,9 +117,10 @@ impl Engine {
         header: TaskHeader,
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
+        blocks: Vec<Filled>,
     ) -> io::Result<()> {
         let descriptors = descriptors.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>()?;
-        let task = Waiting::new(header, payload, descriptors);
+        let task = Waiting::new(header, payload, descriptors, blocks);
         let mut state = self.state();
         state.orders.drawer.push(job.terms().priority, task);
         if state.orders.lowest.is_some_and(|lowest| lowest < job.terms().priority) || !self.is_ordered() {
@@ -245,8 +250,9 @@ impl Engine {
             }
             header.position = self.submitted_bytes().saturating_sub(orders.drawer.bytes());
             let descriptors: Vec<_> = task.descriptors().iter().map(AsFd::as_fd).collect();
+            let along = Along { descriptors: &descriptors, blocks: task.blocks() };
             let full = || Err(io::ErrorKind::WouldBlock.into());
-            if message::put_with(&self.tasks, &header.to_bytes(), &[task.payload()], &descriptors, full).is_err() {
+            if message::put_with(&self.tasks, &header.to_bytes(), &[task.payload()], along, full).is_err() {
                 orders.drawer.put_back(priority, task);
                 return false;
             }

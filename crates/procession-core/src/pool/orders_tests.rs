@@ -25,6 +25,61 @@ fn submit(engine: &Engine, job: &Job, index: u64) {
     engine.submit(job, index, Definition::default(), 7, &[&index.to_le_bytes()]).unwrap();
 }
 
+/// With a block that holds the index.
+fn submit_laden(engine: &Engine, job: &Job, index: u64) {
+    let block = engine.fill(job, &[&index.to_le_bytes(), &[7; 10_000]], Duration::ZERO).unwrap();
+    engine.submit_laden(job, index, Definition::default(), 7, &[b"laden"], &[], vec![block]).unwrap();
+}
+
+/// Does one task and tells which, with its block as the result.
+fn send_block_back(engine: &Engine, worker: &Worker) -> Option<(u64, u64)> {
+    let mut task = worker.take(&mut Wait::timeout(Duration::ZERO)).ok().flatten()?;
+    let [block] = task.take_blocks().try_into().unwrap();
+    let block = block.hold().unwrap();
+    assert_eq!((task.payload(), &block[..8]), (b"laden".as_slice(), task.id().index.to_le_bytes().as_slice()));
+    let answers = [worker.fill(&[&block], Duration::ZERO).unwrap()];
+    let along = Along { blocks: &answers, ..Along::default() };
+    worker.finish_along(task.id(), Verdict::Done, 0, &[], along).unwrap();
+    engine.poll();
+    Some((task.id().job, task.id().index))
+}
+
+#[test]
+fn blocks_are_taken_back_with_their_tasks_and_freed_with_those_that_are_cancelled() {
+    let engine = Engine::create(1).unwrap();
+    let (_, worker) = hire(&engine);
+    let (plain, unwanted, urgent) = (open(&engine, 0), open(&engine, 0), open(&engine, 5));
+    for index in 0..3 {
+        submit_laden(&engine, &plain, index);
+        submit_laden(&engine, &unwanted, index);
+    }
+    submit_laden(&engine, &urgent, 0);
+    assert!(engine.cancel(&unwanted));
+    let order: Vec<_> = std::iter::from_fn(|| send_block_back(&engine, &worker)).collect();
+    assert_eq!(order, [(urgent.id(), 0), (plain.id(), 0), (plain.id(), 1), (plain.id(), 2)]);
+    engine.seal(&plain, 3);
+    let mut kept = Vec::new();
+    while let Next::Outcome(index, mut outcome) = plain.next() {
+        let [block] = outcome.take_blocks().try_into().unwrap();
+        let block = block.hold().unwrap();
+        assert_eq!(block[..8], index.to_le_bytes());
+        kept.push(block);
+    }
+    assert_eq!(kept.len(), 3);
+    assert_eq!(engine.tasks.blocks().unwrap().in_use(), 0);
+    assert_eq!(engine.results.blocks().unwrap().in_use(), 4, "three are kept, one was not looked at");
+}
+
+#[test]
+fn a_task_that_may_be_retried_has_no_blocks() {
+    let engine = Engine::create(1).unwrap();
+    let job = engine.open_with(Order::Arrival, false, Terms { retries: 1, ..Terms::default() });
+    assert!(engine.fill(&job, &[&[7; 10_000]], Duration::ZERO).is_none());
+    let block = engine.fill(&open(&engine, 0), &[b"x"], Duration::ZERO).unwrap();
+    assert!(engine.submit_laden(&job, 0, Definition::default(), 7, &[], &[], vec![block]).is_err());
+    assert_eq!(engine.tasks.blocks().unwrap().in_use(), 0);
+}
+
 fn job_of(engine: &Engine, priority: i32, tasks: u64) -> Arc<Job> {
     let job = open(engine, priority);
     (0..tasks).for_each(|index| submit(engine, &job, index));

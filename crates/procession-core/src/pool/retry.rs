@@ -101,7 +101,7 @@ impl Engine {
 
     fn put_again(&self, job: &Job, message: &Message) -> io::Result<()> {
         let descriptors: Vec<_> = message.descriptors.iter().map(AsFd::as_fd).collect();
-        self.put_task(job, message.header, &[&message.payload], &descriptors, || {
+        self.put_task(job, message.header, &[&message.payload], &descriptors, Vec::new(), || {
             // This may be the thread that workers need to go on.
             Err(io::ErrorKind::WouldBlock.into())
         })

@@ -16,7 +16,8 @@ use super::{
     message::{self, Definition, ResultHeader, TaskHeader, TaskId, Verdict},
 };
 use crate::{
-    channel::{Ring, TakeError},
+    channel::{Along, Ring, TakeError},
+    memory::{Claimed, Filled},
     sync::Wait,
 };
 
@@ -99,6 +100,7 @@ pub struct Task {
     header: TaskHeader,
     message: Vec<u8>,
     descriptors: Vec<OwnedFd>,
+    blocks: Vec<Claimed>,
 }
 
 impl Task {
@@ -131,6 +133,11 @@ impl Task {
     /// The descriptors that came with it.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)
+    }
+
+    /// The blocks that came with it.
+    pub fn take_blocks(&mut self) -> Vec<Claimed> {
+        std::mem::take(&mut self.blocks)
     }
 }
 
@@ -183,12 +190,12 @@ impl Worker {
                 if let Some(header) = TaskHeader::from_bytes(&bytes).filter(|header| header.id.job != 0) {
                     self.port.control.take(self.slot, message.sequence() + 1, &header);
                 }
-                Ok((bytes, descriptors))
+                Ok((bytes, descriptors, message.take_blocks()))
             });
-            let ((message, descriptors), _) = taken?;
+            let ((message, descriptors, blocks), _) = taken?;
             match TaskHeader::from_bytes(&message) {
                 Some(TaskHeader::STOP) => return Ok(None),
-                Some(header) => return Ok(Some(Task { header, message, descriptors })),
+                Some(header) => return Ok(Some(Task { header, message, descriptors, blocks })),
                 // Nothing this pool has sent.
                 None => {}
             }
@@ -247,8 +254,33 @@ impl Worker {
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
+        self.finish_along(id, verdict, pace, payload, Along { descriptors, blocks: &[] })
+    }
+
+    /// Copies what is part of a result into a block that can go along with it; see [`Ring::fill`].
+    pub fn fill(&self, parts: &[&[u8]], patience: Duration) -> Option<Filled> {
+        self.port.results.fill(parts, patience)
+    }
+
+    /// [`finish_paced`](Self::finish_paced), with blocks of [`fill`](Self::fill) as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish_with`](Self::finish_with).
+    ///
+    /// # Panics
+    ///
+    /// If the blocks are not of [`fill`](Self::fill), or more than [`Along::MOST_BLOCKS`].
+    pub fn finish_along(
+        &self,
+        id: TaskId,
+        verdict: Verdict,
+        pace: u32,
+        payload: &[&[u8]],
+        along: Along<'_>,
+    ) -> io::Result<()> {
         let header = ResultHeader { id, verdict }.to_bytes_paced(pace);
-        message::put_with(&self.port.results, &header, payload, descriptors, || {
+        message::put_with(&self.port.results, &header, payload, along, || {
             // Nobody waits for these results, perhaps: the parent has to be asked to read them.
             self.port.ring_doorbell();
             Ok(())
@@ -257,7 +289,8 @@ impl Worker {
             self.condemned.store(true, Ordering::Relaxed);
         }
         let length: usize = payload.iter().map(|part| part.len()).sum();
-        if self.port.control.alarm().is_due(|| self.port.results.put_count(), length >= LARGE) {
+        let is_large = length >= LARGE || !along.blocks.is_empty();
+        if self.port.control.alarm().is_due(|| self.port.results.put_count(), is_large) {
             self.port.ring_doorbell();
         }
         Ok(())

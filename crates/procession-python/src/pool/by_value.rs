@@ -10,7 +10,7 @@ use pyo3::{
     types::PyBytes,
 };
 
-use crate::pickling::with_pickle;
+use crate::pickling::with_buffers;
 
 /// What tells, in a program whose main module is not a file, which of its functions and classes the workers know.
 pub(super) type Main = OnceLock<Py<PyAny>>;
@@ -20,7 +20,7 @@ const NAME: &[u8] = b"__main__";
 /// What a pickler writes at once is no longer, but for the contents of large objects.
 const LONGEST_FRAME: usize = 1 << 17;
 
-/// As [`with_pickle`]; what pickle refuses goes by value, and what is of a `main` module that workers don't know.
+/// As [`with_buffers`]; what pickle refuses goes by value, and what is of a `main` module that workers don't know.
 ///
 /// # Errors
 ///
@@ -28,25 +28,25 @@ const LONGEST_FRAME: usize = 1 << 17;
 pub(super) fn with_pickle_of<R>(
     object: &Bound<'_, PyAny>,
     main: Option<&Py<PyAny>>,
-    mut put: impl FnMut(&[&[u8]]) -> PyResult<R>,
+    mut put: impl FnMut(&[&[u8]], &[&[u8]]) -> PyResult<R>,
 ) -> PyResult<PyResult<R>> {
     let py = object.py();
     if let Some(main) = main {
-        return match with_pickle(object, |parts| {
-            if parts.iter().any(|part| mentions_main(part)) { Ok(None) } else { put(parts).map(Some) }
+        return match with_buffers(object, |parts, buffers| {
+            if parts.iter().any(|part| mentions_main(part)) { Ok(None) } else { put(parts, buffers).map(Some) }
         }) {
             Ok(Ok(Some(done))) => Ok(Ok(done)),
             Ok(Ok(None)) => {
                 let pickle =
                     main.bind(py).call_method1(pyo3::intern!(py, "dumps"), (object,))?.cast_into::<PyBytes>()?;
-                Ok(put(&[pickle.as_bytes()]))
+                Ok(put(&[pickle.as_bytes()], &[]))
             }
             Ok(Err(error)) => Ok(Err(error)),
-            Err(error) => with_pickle(&stand_in(object, error, Some(main))?, put),
+            Err(error) => with_buffers(&stand_in(object, error, Some(main))?, put),
         };
     }
-    match with_pickle(object, &mut put) {
-        Err(error) => with_pickle(&stand_in(object, error, None)?, put),
+    match with_buffers(object, &mut put) {
+        Err(error) => with_buffers(&stand_in(object, error, None)?, put),
         done => done,
     }
 }

@@ -18,7 +18,7 @@ use pyo3::{
 };
 
 use super::{
-    MEASURED, Mode, PoolPort,
+    MEASURED, Mode, PATIENCE, PoolPort,
     backlog::{Backlog, Deferred, PoolBacklog},
     by_value::{Main, with_pickle_of},
     exits,
@@ -28,6 +28,7 @@ use super::{
     streams::{IMapIterator, PoolFeed},
     terms::{self, TaskTerms},
 };
+use crate::laden::{self, Load};
 
 /// What the parent has of a pool besides its processes.
 #[pyclass(module = "procession._core", frozen)]
@@ -78,7 +79,10 @@ impl PoolEngine {
     /// Pickles the arguments of a task and gives it to the workers.
     pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = payload.py();
-        let put = |parts: &[&[u8]]| {
+        let put = |parts: &[&[u8]], buffers: &[&[u8]]| {
+            if laden::is_worth_it(parts, buffers) {
+                return py.detach(|| self.submit_laden(job, index, recipe, parts, buffers));
+            }
             let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
             // Other threads may go on while much is copied.
             Ok(if is_large(parts) { py.detach(submit) } else { submit() }?)
@@ -89,6 +93,15 @@ impl PoolEngine {
             let both = (recipe.function.bind(py), payload).into_bound_py_any(py)?;
             with_pickle_of(&both, self.main.get(), put)?
         }
+    }
+
+    /// Gives a task to the workers whose large parts go in blocks.
+    fn submit_laden(&self, job: &Job, index: u64, recipe: &Recipe, parts: &[&[u8]], buffers: &[&[u8]]) -> PyResult<()> {
+        let fill = |parts: &[&[u8]], patience| self.engine.fill(job, parts, patience);
+        let load = Load::new(&fill, parts, buffers, PATIENCE);
+        let (payload, blocks) = load.into_parts();
+        let payload: Vec<&[u8]> = payload.iter().map(AsRef::as_ref).collect();
+        Ok(self.engine.submit_laden(job, index, recipe.definition, recipe.mode, &payload, &[], blocks)?)
     }
 
     /// Pickles a call and gives it to the workers; what goes wrong is the call's result.

@@ -11,6 +11,8 @@ mod streams;
 mod terms;
 mod worker;
 
+use std::time::Duration;
+
 use procession_core::pool::Definition;
 use pyo3::{prelude::*, sync::PyOnceLock};
 
@@ -60,6 +62,9 @@ fn has_function(definition: Definition) -> bool {
 fn is_large(parts: &[&[u8]]) -> bool {
     parts.iter().map(|part| part.len()).sum::<usize>() >= 1 << 16
 }
+
+/// How long at most to wait for memory that is warm.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Something of the module `procession.pool`.
 fn of_pool_module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {

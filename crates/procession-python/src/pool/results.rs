@@ -18,6 +18,7 @@ use pyo3::{
 
 use super::{PoolEngine, of_pool_module};
 use crate::{
+    laden,
     pickling::loads,
     wait::{Timeout, block},
 };
@@ -74,10 +75,16 @@ impl Call {
     }
 
     /// The value of an outcome, or the exception that it stands for.
-    pub(super) fn value_of<'py>(&self, py: Python<'py>, index: u64, outcome: &Outcome) -> PyResult<Bound<'py, PyAny>> {
+    pub(super) fn value_of<'py>(
+        &self,
+        py: Python<'py>,
+        index: u64,
+        outcome: &mut Outcome,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let blocks = outcome.take_blocks();
         let payload = outcome.payload();
         let raised = match outcome.verdict {
-            Verdict::Done => match loads(py, payload) {
+            Verdict::Done => match laden::loads(py, payload, blocks) {
                 Ok(value) => return Ok(value),
                 Err(error) => of_pool_module(py, "_undecodable_result")?.call1((error.into_value(py),))?,
             },
@@ -316,8 +323,8 @@ impl ApplyResult {
                     let list = list.take().unwrap_or_else(|| PyList::empty(py).unbind());
                     break failed.map_or_else(|| Content::Value(list.into_any()), Content::Error);
                 }
-                Next::Outcome(index, outcome) => {
-                    let value = call.value_of(py, index, &outcome);
+                Next::Outcome(index, mut outcome) => {
+                    let value = call.value_of(py, index, &mut outcome);
                     if !is_map {
                         break value.map_or_else(
                             |error| Content::Error(error.into_value(py)),

@@ -121,8 +121,8 @@ impl IMapIterator {
                 return Ok(next);
             }
             match call.job().next() {
-                Next::Outcome(index, outcome) => {
-                    let value = call.value_of(py, index, &outcome)?;
+                Next::Outcome(index, mut outcome) => {
+                    let value = call.value_of(py, index, &mut outcome)?;
                     let Some(chunk) = &self.chunk else {
                         return Ok(value.unbind());
                     };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use procession_core::{
-    channel::TakeError,
+    channel::{Along, TakeError},
     pool::{Definition, Port, Task, Verdict, Worker},
     process::resident,
 };
@@ -18,8 +18,9 @@ use pyo3::{
     types::{PyBytes, PyDict, PyTuple},
 };
 
-use super::{MEASURED, Mode, SoftLimit, by_value::with_pickle_of, has_function, is_large, of_pool_module};
+use super::{MEASURED, Mode, PATIENCE, SoftLimit, by_value::with_pickle_of, has_function, is_large, of_pool_module};
 use crate::{
+    laden::{self, Load},
     pickling::loads,
     wait::{Timeout, block},
 };
@@ -90,7 +91,8 @@ impl PoolWorker {
                 Some(Err(error)) => return Err(PyRuntimeError::new_err(error.to_string())),
                 None => continue,
             };
-            self.run(py, &task, &mut functions)?;
+            let mut task = task;
+            self.run(py, &mut task, &mut functions)?;
             self.0.recycle(task);
             done += 1;
             if let Some(most) = most_memory
@@ -136,15 +138,19 @@ fn pace(began: Instant, value: &Bound<'_, PyAny>) -> u32 {
 
 impl PoolWorker {
     /// Runs a task and sends what comes of it.
-    fn run(&self, py: Python<'_>, task: &Task, functions: &mut Functions) -> PyResult<()> {
+    fn run(&self, py: Python<'_>, task: &mut Task, functions: &mut Functions) -> PyResult<()> {
         let began = (task.mode() & MEASURED != 0).then(Instant::now);
         let called = match task.soft_limit() {
             None => self.call(py, task, functions),
             Some(limit) => SoftLimit::run(py, limit, || self.call(py, task, functions)),
         };
         let sent = match called {
-            Ok(value) => match with_pickle_of(&value, None, |parts| {
-                self.send(py, task, Verdict::Done, began.map_or(0, |began| pace(began, &value)), parts)
+            Ok(value) => match with_pickle_of(&value, None, |parts, buffers| {
+                let pace = began.map_or(0, |began| pace(began, &value));
+                if laden::is_worth_it(parts, buffers) {
+                    return py.detach(|| self.send_laden(task, pace, parts, buffers));
+                }
+                self.send(py, task, Verdict::Done, pace, parts)
             }) {
                 Ok(sent) => sent,
                 Err(error) => return self.report(py, task, "_unencodable_result", (error.into_value(py), value)),
@@ -162,8 +168,15 @@ impl PoolWorker {
         }
     }
 
+    /// Sends a result whose large parts go in blocks.
+    fn send_laden(&self, task: &Task, pace: u32, parts: &[&[u8]], buffers: &[&[u8]]) -> PyResult<()> {
+        let fill = |parts: &[&[u8]], patience| self.0.fill(parts, patience);
+        let load = Load::new(&fill, parts, buffers, PATIENCE);
+        Ok(self.0.finish_along(task.id(), Verdict::Done, pace, &load.parts(), load.along())?)
+    }
+
     fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, pace: u32, payload: &[&[u8]]) -> PyResult<()> {
-        let finish = || self.0.finish_paced(task.id(), verdict, pace, payload, &[]);
+        let finish = || self.0.finish_along(task.id(), verdict, pace, payload, Along::default());
         Ok(if is_large(payload) { py.detach(finish) } else { finish() }?)
     }
 
@@ -179,10 +192,11 @@ impl PoolWorker {
         self.send(py, task, Verdict::Failed, 0, &[payload.cast::<PyBytes>()?.as_bytes()])
     }
 
-    fn call<'py>(&self, py: Python<'py>, task: &Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {
+    fn call<'py>(&self, py: Python<'py>, task: &mut Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {
         let mode = Mode::from_number(task.mode() & !MEASURED)
             .ok_or_else(|| PyRuntimeError::new_err("a task of an unknown kind"))?;
-        let payload = loads(py, task.payload())?;
+        let blocks = task.take_blocks();
+        let payload = laden::loads(py, task.payload(), blocks)?;
         let (function, payload) = if has_function(task.definition()) {
             (self.function(py, task.definition(), functions)?, payload)
         } else {

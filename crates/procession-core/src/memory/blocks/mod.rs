@@ -90,6 +90,12 @@ impl Blocks {
         Some(Claimed(Some(Claim { table: self.0.clone(), reference, mark, position, generation: generation() })))
     }
 
+    /// How many belong to somebody.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn in_use(&self) -> usize {
+        self.0.live()
+    }
+
     /// Gives back what a process has left that is known to be dead. That happens anyway, when memory is needed.
     pub(crate) fn release_dead(&self, process: ProcessId) {
         self.0.release_dead(process);

@@ -340,11 +340,11 @@ impl Table {
         !dead.is_empty() && self.sweep(|owner| dead.contains(&owner))
     }
 
-    /// Waits a little for a warm block: at most as long as it would take to use fresh memory.
+    /// Waits a little for a warm block: at most as long as it would take to get fresh memory, to map it, and to give it back.
     fn wait_for_warm(&self, length: u64, patience: Duration) {
         let share = self.share.load(Relaxed);
         let probe = self.waits.fetch_add(1, Relaxed).is_multiple_of(PROBE_EVERY);
-        let whole = Duration::from_nanos(length).min(LONGEST_WAIT);
+        let whole = Duration::from_nanos(length.saturating_mul(2)).min(LONGEST_WAIT);
         let limit = (whole * if probe { WHOLE } else { share } / WHOLE).min(patience);
         if limit.is_zero() {
             return;
