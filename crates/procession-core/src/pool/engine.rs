@@ -45,7 +45,7 @@ use crate::{
 /// How many bytes of tasks may lie in the ring before more had better wait.
 pub(super) const BACKLOG: u64 = 8 << 20;
 /// Of bytes in blocks, one in so many counts.
-pub(super) const LADEN_SHARE: u64 = 8;
+pub(super) const LADEN_SHARE: u64 = 2;
 /// The doorbell's mark among what is polled; workers have their slot's number plus one.
 pub(super) const DOORBELL: u64 = 0;
 
