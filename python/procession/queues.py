@@ -213,6 +213,10 @@ class Queue(_Shared):
 class JoinableQueue(Queue):
     """A queue that can be waited for until all objects that were put are dealt with."""
 
+    def _make(self, maxsize, ctx):
+        super()._make(maxsize, ctx)
+        self._keep_holders()
+
     task_done = _core.Queue._task_done
     join = _core.Queue._join
 

@@ -1,6 +1,7 @@
 //! `Queue`: what `Queue`, `JoinableQueue` and `SimpleQueue` of the package are derived from.
 
 use std::{
+    ffi::CString,
     io,
     mem::MaybeUninit,
     os::fd::{AsRawFd, RawFd},
@@ -9,12 +10,12 @@ use std::{
 };
 
 use procession_core::{
-    channel::{self, Message, PutError, TakeError},
+    channel::{self, Lost, Message, PutError, TakeError},
     memory::Claimed,
 };
 use pyo3::{
     buffer::PyBuffer,
-    exceptions::{PyMemoryError, PyOSError, PyValueError},
+    exceptions::{PyMemoryError, PyOSError, PyRuntimeWarning, PyValueError},
     prelude::*,
     sync::PyOnceLock,
     types::{PyBytes, PyDict, PyList, PyTuple},
@@ -550,9 +551,23 @@ impl Queue {
         self.native.get()?.task_done().map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
-    /// Wait until `task_done()` was called for every object that was put.
+    /// Has the queue know which process has how many objects in its hands.
+    fn _keep_holders(&self) -> PyResult<()> {
+        self.native.get()?.keep_holders();
+        Ok(())
+    }
+
+    /// Wait until `task_done()` was called for every object that was put, except those in the hands of processes that have died.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.native.get()?;
-        block(py, Timeout::FOREVER, |wait| queue.join(wait)).map(drop)
+        let mut lost = Vec::new();
+        block(py, Timeout::FOREVER, |wait| queue.join(wait, |found| lost.push(found)))?;
+        for Lost { messages, pids } in lost {
+            let text = CString::new(format!(
+                "a process died with {messages} of the queue's objects in its hands, which count as dealt with (pid {pids:?})"
+            ))?;
+            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1)?;
+        }
+        Ok(())
     }
 }

@@ -48,7 +48,7 @@ impl<T> JoinableQueue<T> {
     /// As [`Queue::new`].
     #[doc(alias = "unbounded")]
     pub fn new() -> io::Result<Self> {
-        Queue::new().map(Self)
+        Queue::new().map(Self::joined)
     }
 
     /// As [`Queue::bounded`].
@@ -57,7 +57,12 @@ impl<T> JoinableQueue<T> {
     ///
     /// As [`Queue::bounded`].
     pub fn bounded(capacity: usize) -> io::Result<Self> {
-        Queue::bounded(capacity).map(Self)
+        Queue::bounded(capacity).map(Self::joined)
+    }
+
+    fn joined(queue: Queue<T>) -> Self {
+        queue.core().keep_holders();
+        Self(queue)
     }
 
     /// Says that a value which was got has been dealt with.
@@ -76,15 +81,17 @@ impl<T> JoinableQueue<T> {
 
     /// Waits until all values that were put have been dealt with.
     ///
-    /// A value that a process got before it died is never dealt with.
-    pub fn join(&self) {
+    /// A value that a process got and had not dealt with when it died is not waited for. Returns how many those were.
+    pub fn join(&self) -> u64 {
+        let mut lost = 0;
         // Without an end and a say in signals, it only ends with the work.
-        while self.0.core().join(&mut Wait::forever()).is_err() {}
+        while self.0.core().join(&mut Wait::forever(), |found| lost += found.messages).is_err() {}
+        lost
     }
 
     /// As [`join`](Self::join), but so long at most. Tells whether all have been dealt with.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
-        self.0.core().join(&mut Wait::timeout(timeout)).is_ok()
+        self.0.core().join(&mut Wait::timeout(timeout), |_| {}).is_ok()
     }
 }
 

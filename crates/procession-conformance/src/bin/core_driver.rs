@@ -206,7 +206,7 @@ impl Object for AQueue {
             }
             ("len", []) => told(queue.len()),
             ("done", []) => queue.task_done().map_err(|_| "too_many").and(DONE),
-            ("join", []) => queue.join(&mut Wait::forever()).map_err(|_| "interrupted").and(DONE),
+            ("join", []) => queue.join(&mut Wait::forever(), |_| {}).map_err(|_| "interrupted").and(DONE),
             _ => unknown(&[method]),
         }
     }

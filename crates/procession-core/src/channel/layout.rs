@@ -19,14 +19,14 @@ use std::{
     ptr::NonNull,
 };
 
-use super::{published::Published, sleepers::Sleepers};
+use super::{holders::Holders, published::Published, sleepers::Sleepers};
 use crate::{
     loom::{AtomicU32, AtomicU64},
     memory::{BLOCK_TABLE, BlocksLayout, HEADER, Segment},
     sync::LockWord,
 };
 
-/// Where the window begins. Half of the smallest page is more than the headers need.
+/// Where the window begins. The smallest page is more than the headers need.
 pub(super) const WINDOW_AT: usize = 4096;
 /// The size of the window, a power of two: room for a backlog of tens of thousands of small messages, which are much
 /// cheaper here than in the spill.
@@ -94,6 +94,7 @@ pub(super) const SPILL_HEAD: usize = 1;
 /// | `done`, `joiners` | the queue on the ring | how many messages were dealt with, and who waits for all of them |
 /// | `bell_lock`, `bell_state` | the pollable descriptor | see `pollable.rs` |
 /// | `blocks_used` | producers | how many entries of the table of blocks were ever used |
+/// | `holders` | consumers and joiners | see `holders.rs` |
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Header {
@@ -105,6 +106,7 @@ pub(super) struct Header {
     pub(super) sleepers: Sleeping,
     pub(super) joining: Joining,
     pub(super) storage: Storage,
+    pub(super) holders: Holders,
 }
 
 /// The line of the producers, which consumers read.
@@ -286,9 +288,10 @@ mod tests {
     fn the_layout_is_what_it_was() {
         assert_eq!(size_of::<Producers>(), 64);
         assert_eq!(size_of::<Consumers>(), 64);
-        assert_eq!(size_of::<Header>(), 7 * 64);
         assert_eq!(offset_of!(Published<2>, count), 0);
         assert!(MAPPED as u64 <= SPILL_AT && FILE - BLOCKS_AT == ALL_BLOCKS as u64 * LONGEST_BLOCK);
+        assert_eq!(size_of::<Holders>(), 33 * 64);
+        assert_eq!(size_of::<Header>(), 40 * 64);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod courier;
 mod descriptor;
 mod early;
 mod frame;
+mod holders;
 mod layout;
 mod line;
 mod listener;
@@ -34,6 +35,7 @@ pub use auth::{
     deliver_challenge, verify_response,
 };
 pub use connection::{Connection, ConnectionError, Incoming, Outgoing, Partial};
+pub use holders::Lost;
 pub use line::{AREA as LINE_AREA, Asking, Attendance, Attended, Lines, Pace, Pending, Serving};
 pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_authenticated, peer_address};
 pub use message::Message;

@@ -5,9 +5,11 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
 };
 
 use super::{
+    holders::{Holders, Lost},
     message::Message,
     pollable::Pollable,
     put::{Along, CourierRoom, PutError},
@@ -401,7 +403,7 @@ impl Queue {
         wait: &mut Wait<'_>,
         read: impl FnOnce(&Message<'_>) -> io::Result<R>,
     ) -> Result<R, TakeError> {
-        self.one(read, |read| self.ring().take_many_with(1, wait, read))
+        self.one(read, |read| self.noted(read, |read| self.ring().take_many_with(1, wait, read)))
     }
 
     /// Takes the oldest message if there is one. `patience` is for the moments in which another consumer is at work.
@@ -424,7 +426,7 @@ impl Queue {
     /// [`TakeError`]; `Busy` instead of `Empty` of a queue that is polled, as a message may be announced.
     #[inline]
     pub fn try_take_with<R>(&self, read: impl FnOnce(&Message<'_>) -> io::Result<R>) -> Result<R, TakeError> {
-        match self.one(read, |read| self.ring().try_take_many_with(1, read)) {
+        match self.one(read, |read| self.noted(read, |read| self.ring().try_take_many_with(1, read))) {
             Err(TakeError::Empty) if self.ring().doorbell() => Err(TakeError::Busy),
             other => other,
         }
@@ -438,11 +440,35 @@ impl Queue {
         mut read: impl FnMut(&Message<'_>) -> io::Result<()>,
     ) -> Result<Delivered, TakeError> {
         loop {
-            match self.ring().take_now_with(most, patience, &mut read) {
+            match self.noted(&mut read, |read| self.ring().take_now_with(most, patience, read)) {
                 Err(TakeError::Empty) if !self.is_empty() => {}
                 other => return other,
             }
         }
+    }
+
+    /// Has the table of holders, if there is one, know of each message before it is taken.
+    #[inline]
+    fn noted(
+        &self,
+        read: &mut dyn FnMut(&Message<'_>) -> io::Result<()>,
+        take: impl FnOnce(&mut dyn FnMut(&Message<'_>) -> io::Result<()>) -> Result<Delivered, TakeError>,
+    ) -> Result<Delivered, TakeError> {
+        if !self.holders().are_kept() {
+            return take(read);
+        }
+        let mut noted = 0;
+        let taken = take(&mut |message| {
+            read(message)?;
+            self.holders().take();
+            noted += 1;
+            Ok(())
+        });
+        let count = taken.as_ref().map_or(0, |delivered| delivered.count);
+        if noted > count {
+            self.holders().give_back(noted - count);
+        }
+        taken
     }
 
     #[inline]
@@ -473,7 +499,8 @@ impl Queue {
         wait: &mut Wait<'_>,
         read: impl FnMut(&Message<'_>) -> io::Result<()>,
     ) -> Result<u64, TakeError> {
-        self.settled(self.ring().take_many_with(most, wait, read))
+        let mut read = read;
+        self.settled(self.noted(&mut read, |read| self.ring().take_many_with(most, wait, read)))
     }
 
     /// [`take_many_with`](Self::take_many_with) without waiting for a message.
@@ -523,37 +550,82 @@ impl Queue {
         self.ring().put_count().saturating_sub(done)
     }
 
+    /// Has the queue know who has which messages in hand, so that [`join`](Self::join) does not wait for what a process had taken
+    /// before it died. To be called before the first message is taken. Taking becomes a little dearer.
+    pub fn keep_holders(&self) {
+        self.holders().keep();
+    }
+
+    fn holders(&self) -> &Holders {
+        &self.ring().map().header().holders
+    }
+
     /// Says that a message that was taken has been dealt with.
     ///
     /// # Errors
     ///
     /// [`TooManyDone`] if that was said for all messages already.
     pub fn task_done(&self) -> Result<(), TooManyDone> {
-        let joining = &self.ring().map().header().joining;
-        let before = joining.joiners.before();
-        let one_more = |done: u64| (done < self.ring().put_count()).then_some(done + 1);
-        let done = joining.done.fetch_update(AcqRel, Acquire, one_more).map_err(|_| TooManyDone)?;
-        if done + 1 >= self.ring().put_count() {
-            joining.joiners.wake(&joining.done, before, u64::MAX);
-        }
-        Ok(())
+        let counted =
+            if self.holders().are_kept() { self.holders().done(|| self.count_done(1)) } else { self.count_done(1) };
+        counted.then_some(()).ok_or(TooManyDone)
     }
 
-    /// Waits until all messages that were put have been dealt with.
+    /// Counts so many messages as dealt with, if so many were put.
+    fn count_done(&self, count: u64) -> bool {
+        let joining = &self.ring().map().header().joining;
+        let before = joining.joiners.before();
+        let more = |done: u64| done.checked_add(count).filter(|&done| done <= self.ring().put_count());
+        let Ok(done) = joining.done.fetch_update(AcqRel, Acquire, more) else { return false };
+        if done + count >= self.ring().put_count() {
+            joining.joiners.wake(&joining.done, before, u64::MAX);
+        }
+        true
+    }
+
+    /// Waits until all messages that were put have been dealt with. What processes had in their hands when they died counts as
+    /// dealt with, if the queue [knows](Self::keep_holders) who has what: `lost` is told of it.
     ///
     /// # Errors
     ///
     /// [`WaitError`]
-    pub fn join(&self, wait: &mut Wait<'_>) -> Result<(), WaitError> {
+    pub fn join(&self, wait: &mut Wait<'_>, mut lost: impl FnMut(Lost)) -> Result<(), WaitError> {
         let joining = &self.ring().map().header().joining;
         let mut slices = Slices::new();
+        let mut looked = Instant::now();
         loop {
             let seen = joining.done.load(Acquire);
             if seen >= self.ring().put_count() {
                 return Ok(());
             }
-            joining.joiners.sleep(&joining.done, seen, wait, slices.next())?;
+            let slice = slices.next();
+            joining.joiners.sleep(&joining.done, seen, wait, slice)?;
+            if self.holders().are_kept() && looked.elapsed() >= slice {
+                if let Some(found) = self.make_up_for_the_dead() {
+                    lost(found);
+                }
+                looked = Instant::now();
+            }
         }
+    }
+
+    /// Counts as dealt with what dead processes had in their hands.
+    fn make_up_for_the_dead(&self) -> Option<Lost> {
+        let joining = &self.ring().map().header().joining;
+        let mut done = 0;
+        let lost = self.holders().lost(
+            || self.ring().get_count(),
+            || {
+                done = joining.done.load(Acquire);
+                done
+            },
+        )?;
+        let before = joining.joiners.before();
+        // If another has counted meanwhile, that may have been this.
+        joining.done.compare_exchange(done, done + lost.messages, AcqRel, Acquire).ok()?;
+        self.holders().make_up(lost.messages);
+        joining.joiners.wake(&joining.done, before, u64::MAX);
+        Some(lost)
     }
 }
 

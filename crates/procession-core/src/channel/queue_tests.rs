@@ -77,14 +77,14 @@ fn pollers_of_many_producers_see_each_message() {
 #[test]
 fn join_ends_when_all_is_done() {
     let queue = Queue::create(None).unwrap();
-    queue.join(&mut soon()).unwrap();
+    queue.join(&mut soon(), |_| {}).unwrap();
     assert_eq!(queue.task_done(), Err(TooManyDone));
     for _ in 0..10 {
         queue.try_put(&[b"x"]).unwrap();
     }
-    assert_eq!(queue.join(&mut Wait::timeout(Duration::from_millis(10))), Err(WaitError::TimedOut));
+    assert_eq!(queue.join(&mut Wait::timeout(Duration::from_millis(10)), |_| {}), Err(WaitError::TimedOut));
     std::thread::scope(|scope| {
-        let joiners: Vec<_> = (0..2).map(|_| scope.spawn(|| queue.join(&mut soon()))).collect();
+        let joiners: Vec<_> = (0..2).map(|_| scope.spawn(|| queue.join(&mut soon(), |_| {}))).collect();
         for left in (0..10).rev() {
             queue.task_done().unwrap();
             assert_eq!(queue.unfinished(), left);
@@ -93,6 +93,52 @@ fn join_ends_when_all_is_done() {
             joiner.join().unwrap().unwrap();
         }
     });
+    assert_eq!(queue.task_done(), Err(TooManyDone));
+}
+
+#[test]
+fn join_does_not_wait_for_what_the_dead_had() {
+    let queue = Queue::create(None).unwrap();
+    queue.keep_holders();
+    let take_and_deal = || {
+        queue.take_with(&mut soon(), bytes_of).unwrap();
+        queue.task_done().unwrap();
+        assert_eq!(queue.take_many_with(2, &mut soon(), |_| Ok(())).unwrap(), 2);
+        queue.task_done().unwrap();
+        queue.task_done().unwrap();
+    };
+    let check = |_, _| {
+        // What is still there is dealt with by another, who has one in hand meanwhile: that one is waited for.
+        let mut left = queue.len();
+        while left > 0 {
+            queue.take_with(&mut soon(), bytes_of).unwrap();
+            left -= 1;
+            if left == 0 {
+                let waited = queue.join(&mut Wait::timeout(Duration::from_millis(200)), |_| {});
+                assert_eq!(waited, Err(WaitError::TimedOut));
+            }
+            queue.task_done().unwrap();
+        }
+        queue.join(&mut soon(), |_| {}).unwrap();
+        assert_eq!(queue.unfinished(), 0);
+        for _ in 0..3 {
+            queue.try_put(&[b"x"]).unwrap();
+        }
+    };
+    check(0, false);
+    KillTest::new("a consumer of a queue that is joined").at_every_point(take_and_deal, check);
+}
+
+#[test]
+fn a_refused_message_is_in_nobodys_hands() {
+    let queue = Queue::create(None).unwrap();
+    queue.keep_holders();
+    queue.try_put(&[b"x"]).unwrap();
+    let refuse = |_: &Message<'_>| Err::<(), _>(io::Error::other("not now"));
+    assert!(matches!(queue.take_with(&mut soon(), refuse), Err(TakeError::Read(_))));
+    assert_eq!(queue.unfinished(), 1);
+    queue.take_with(&mut soon(), bytes_of).unwrap();
+    queue.task_done().unwrap();
     assert_eq!(queue.task_done(), Err(TooManyDone));
 }
 

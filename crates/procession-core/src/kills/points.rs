@@ -35,6 +35,9 @@ pub const POINTS: &[(&str, &str)] = &[
     ("sleepers: counted, not asleep", "a consumer that waits"),
     ("queue: its descriptor about to change, the state unknown", "a queue that is polled"),
     ("queue: its descriptor changed, the state still unknown", "a queue that is polled"),
+    // channel/holders.rs
+    ("holders: an entry taken, the message not", "a consumer of a queue that is joined"),
+    ("holders: a message counted as dealt with, still in hands", "a consumer of a queue that is joined"),
     // sync/
     ("lock: free, nobody woken", "a user of a lock"),
     ("semaphore: logged, no permit taken", "a user of a semaphore"),
