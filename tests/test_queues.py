@@ -518,7 +518,7 @@ def test_os_fork(here):
 
 
 def test_fork_while_threads_use_a_queue(here):
-    """Standard package: a lock that a thread held at the fork is never released in the child."""
+    """Standard package: as here."""
     q = here.Queue()
     going = True
 

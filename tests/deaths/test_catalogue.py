@@ -16,7 +16,6 @@ LATER = {
     "task_kills_worker_after_worker",
     "retry_succeeds",
     "lambda_task",
-    "joinable_queue_consumer_killed",
 }
 
 

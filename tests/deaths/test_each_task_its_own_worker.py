@@ -25,7 +25,7 @@ def pid(_):
 def test_each_task_its_own_worker():
     """Standard package: races between the end of one worker and the start of the next lose a task now and then.
 
-    ProcessPoolExecutor hangs up to Python 3.15.
+    ProcessPoolExecutor may hang up to Python 3.15. mpire now and then takes the end of a worker for its death.
     """
     with procession.get_context("fork").Pool(1) as pool:
         pool.apply(identity, (1,))

@@ -101,7 +101,7 @@ def test_task_kills_its_worker(pool, call, exitcode, text):
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_task_exits_its_worker(pool, code):
-    """The same as where it is killed, in all of them."""
+    """Standard package: the task is waited for for ever; pebble as well. The rest as where it is killed."""
     fails_alone(pool, (os._exit, (code,)), code, f"exited with code {code}")
 
 

@@ -4,6 +4,7 @@ import os
 import queue
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -225,15 +226,46 @@ def take_and_die(q):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_join_of_a_queue_whose_worker_died(ctx):
+def test_joinable_queue_consumer_killed(ctx):
+    """Standard package and billiard: `join` waits for ever for what it had taken."""
     q = ctx.JoinableQueue()
     q.put_many(range(3))
     child = ctx.Process(target=take_and_die, args=(q,))
     child.start()
     child.join()
-    # The object in the dead worker's hands is not dealt with; whoever makes up for it says so.
     assert q._unfinished == 2
+    # What the living have in their hands is waited for.
+    q.get()
+    joined = []
+    thread = threading.Thread(target=lambda: joined.append(q.join()))
+    with pytest.warns(RuntimeWarning, match=f"died with 1 of the queue's objects in its hands.*{child.pid}"):
+        thread.start()
+        assert processes.eventually(lambda: q._unfinished == 1)
+        assert not joined
+        q.task_done()
+        thread.join()
+    assert joined
+    # Whoever makes up for the dead after all is heard, once.
     q.task_done()
+    with pytest.raises(ValueError, match="too many times"):
+        q.task_done()
+
+
+def deal_with(q, go):
+    go.acquire()
+    q.task_done()
+
+
+def test_what_another_process_deals_with_is_not_made_up_for_twice(ctx):
+    q, go = ctx.JoinableQueue(), ctx.Semaphore(0)
+    q.put("taken here, dealt with there")
+    q.put("left")
+    other = ctx.Process(target=deal_with, args=(q, go))
+    other.start()
+    q.get()
+    go.release()
+    other.join()
+    assert q._unfinished == 1
     q.get()
     q.task_done()
     q.join()
