@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from workloads import WORKLOADS, listeners, locks, managers, memory, pipes, pools, queues, starts  # noqa: F401 (each registers its own)
+from workloads import WORKLOADS, deaths, listeners, locks, managers, memory, pipes, pools, queues, starts  # noqa: F401 (each registers its own)
 
 if __name__ == "__main__":
     implementation, name, count = sys.argv[1:]
