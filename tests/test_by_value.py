@@ -50,7 +50,8 @@ def pool(ctx):
     pool.join()
 
 
-def test_functions_go_by_value(pool):
+def test_lambda_task(pool):
+    """Standard package, ProcessPoolExecutor, pebble: the error of pickle. loky: as here. billiard, mpire: hang."""
     offset = 10
 
     def closure(x, y=0):

@@ -15,7 +15,6 @@ LATER = {
     "cancel_takes_no_other_task",
     "task_kills_worker_after_worker",
     "retry_succeeds",
-    "lambda_task",
 }
 
 

@@ -124,8 +124,7 @@ fn simple_queue_getter_killed() {
     assert_eq!(waits.join().unwrap(), 5);
 }
 
-/// As in the standard package an item that was taken is unfinished until somebody says otherwise; who does so instead
-/// of the dead one is heard, and who joins with a limit comes back.
+/// What the dead had in its hands counts as dealt with; whoever says so of it after all is heard, once.
 #[test]
 fn joinable_queue_consumer_killed() {
     fn take(queue: JoinableQueue<u32>, taken: Event) {
@@ -138,11 +137,13 @@ fn joinable_queue_consumer_killed() {
     taken.wait();
     kill(child);
     assert_eq!(queue.get().unwrap(), 2);
-    queue.task_done().unwrap();
-    assert!(!queue.join_timeout(Duration::from_millis(20)));
-    assert_eq!(queue.unfinished(), 1);
+    // What the living have is waited for.
+    assert!(!queue.join_timeout(Duration::from_millis(100)));
     queue.task_done().unwrap();
     queue.join();
+    assert_eq!(queue.unfinished(), 0);
+    queue.task_done().unwrap();
+    queue.task_done().unwrap_err();
 }
 
 #[test]
