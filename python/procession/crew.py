@@ -221,7 +221,7 @@ class Crew:
             util.debug("worker %s ended with exit code %s", worker.name, worker.exitcode)
             reaction = self.engine.retire(place, dumps((worker.name, worker.pid, worker.exitcode, None)))
             if worker.exitcode and reaction == "replace":
-                # Who waits for the task that is lost hears of it first: a fork keeps the interpreter's lock for milliseconds.
+                # Who waits for the lost task hears of it first: a fork keeps the interpreter's lock for milliseconds.
                 time.sleep(0.001)
             pause = 0.0
             while reaction == "replace":

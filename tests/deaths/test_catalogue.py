@@ -8,13 +8,8 @@ from catalogue import ROWS
 TESTS = Path(__file__).resolve().parents[1]
 # Rows of what is still to come.
 LATER = {
-    "time_limit",
-    "time_limit_ignores_signals",
-    "soft_time_limit",
     "cancel_a_running_task",
     "cancel_takes_no_other_task",
-    "task_kills_worker_after_worker",
-    "retry_succeeds",
 }
 
 

@@ -238,7 +238,7 @@ def test_joinable_queue_consumer_killed(ctx):
     q.get()
     joined = []
     thread = threading.Thread(target=lambda: joined.append(q.join()))
-    with pytest.warns(RuntimeWarning, match=f"died with 1 of the queue's objects in its hands.*{child.pid}"):
+    with pytest.warns(RuntimeWarning, match=f"ended with 1 of the queue's objects in its hands.*{child.pid}"):
         thread.start()
         assert processes.eventually(lambda: q._unfinished == 1)
         assert not joined

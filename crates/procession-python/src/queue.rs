@@ -564,7 +564,7 @@ impl Queue {
         block(py, Timeout::FOREVER, |wait| queue.join(wait, |found| lost.push(found)))?;
         for Lost { messages, pids } in lost {
             let text = CString::new(format!(
-                "a process died with {messages} of the queue's objects in its hands, which count as dealt with (pid {pids:?})"
+                "a process ended with {messages} of the queue's objects in its hands, which count as dealt with (pid {pids:?})"
             ))?;
             PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1)?;
         }

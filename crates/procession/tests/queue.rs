@@ -373,11 +373,13 @@ fn a_joinable_queue_is_joined_when_all_is_done() {
     tasks.join();
     assert!(tasks.is_empty() && tasks.unfinished() == 0);
     tasks.put_many([0, 0]).unwrap();
-    assert!(!tasks.join_timeout(Duration::from_millis(20)));
     for worker in workers {
         worker.join().unwrap();
     }
     assert_eq!(tasks.unfinished(), 2);
+    // They have ended without a word of what they took last.
+    tasks.join();
+    assert_eq!(tasks.unfinished(), 0);
     tasks.task_done().unwrap();
     tasks.task_done().unwrap();
     assert!(tasks.join_timeout(Duration::ZERO));
