@@ -72,7 +72,13 @@ def judged(bad, others, wanted, seconds):
     good = sum(outcome == ("value", value) for outcome, value in zip(others, wanted, strict=True))
     none = sum(outcome is None for outcome in others)
     if bad is None:
-        rest = "the others finish" if good == len(others) else "all others too" if none == len(others) else "and others"
+        rest = (
+            "the others finish"
+            if good == len(others)
+            else "all others too"
+            if none == len(others)
+            else "some others too"
+        )
         return HANGS, f"hangs; {rest}" if good == len(others) else f"hangs, {rest}"
     if good == len(others):
         return GOOD, timed(told(bad), seconds)

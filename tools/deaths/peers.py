@@ -136,15 +136,18 @@ class Procession(Peer):
 
 
 class _BilliardPool(_CallsPool):
-    def __init__(self, mp, workers, initializer=None, initargs=(), lives=None, nested=False):
-        ctx = mp.get_context("fork")
-        self.pool = mp.pool.Pool(workers, initializer, initargs, lives, context=ctx, enable_timeouts=True)
+    def limited(self):
+        """A pool that looks at limits. Its streams fail for want of an attribute, so other rows have one without."""
+        import billiard.pool
+
+        self.pool = billiard.pool.Pool(2, context=billiard.get_context("fork"), enable_timeouts=True)
+        return self.pool
 
     def submit_limited(self, seconds, func, *args):
-        return self.pool.apply_async(func, args, timeout=seconds)
+        return self.limited().apply_async(func, args, timeout=seconds)
 
     def submit_soft(self, seconds, func, *args):
-        return self.pool.apply_async(func, args, soft_timeout=seconds)
+        return self.limited().apply_async(func, args, soft_timeout=seconds)
 
     def cancel(self, handle):
         for pid in handle.worker_pids():
@@ -161,7 +164,6 @@ class Billiard(Peer):
     @staticmethod
     def mp():
         import billiard
-        import billiard.pool
 
         return billiard
 
