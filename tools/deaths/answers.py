@@ -51,13 +51,16 @@ def told(outcome):
     if outcome is None:
         return "nothing"
     kind, value = outcome
+    if kind == "value":
+        return "its result"
     # Billiard's is around the one that matters.
-    return type(getattr(value, "exc", value)).__name__ if kind == "error" else "its result"
+    inner = getattr(value, "exc", None)
+    return type(inner if isinstance(inner, BaseException) else value).__name__
 
 
 def timed(text, seconds):
-    """What was told, and when, if that was long after."""
-    return f"{text} after {seconds:.0f} s" if seconds >= 2 else text
+    """What was told, and when, if that was long after: longer than workers need to start on a busy machine."""
+    return f"{text} after {seconds:.0f} s" if seconds >= 6 else text
 
 
 def eventually(condition, seconds=PATIENCE):
