@@ -286,6 +286,22 @@ def test_a_soft_limit_reaches_whatever_the_task_does(forked):
         forked.map(time.sleep, [0, 600, 0], chunksize=3, soft_timeout=SHORT)
 
 
+def test_a_soft_limit_reaches_a_loop_in_a_worker_that_took_the_place_of_another():
+    # Its process is forked by another thread than the main one.
+    with procession.get_context("fork").Pool(1) as pool:
+        with pytest.raises(WorkerLostError):
+            pool.apply(os._exit, (1,))
+        for _ in range(2):
+            assert pool.apply(catch_in_a_loop, soft_timeout=ENOUGH) > 0
+            assert pool.apply(identity, (1,), soft_timeout=AMPLE) == 1
+        with pytest.raises(SoftTimeLimitExceeded, match="soft limit"):
+            pool.apply(spin_for, (600,), soft_timeout=SHORT)
+        with pytest.raises(SoftTimeLimitExceeded):
+            pool.apply(time.sleep, (600,), soft_timeout=SHORT)
+        assert pool.apply(catch_twice, soft_timeout=ENOUGH) == 1
+    pool.join()
+
+
 class _SlowToLoad:
     def __reduce__(self):
         return time.sleep, (600,)

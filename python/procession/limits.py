@@ -1,6 +1,7 @@
 """What calls say of their tasks: how long they may take, how often they are tried again, and when their turn comes."""
 
 import signal
+import sys
 import threading
 from _operator import index
 
@@ -33,6 +34,9 @@ class TimeLimitExceeded(TimeoutError):
 
 class SoftTimeLimitExceeded(Exception):
     """Raised in a task that has been running for its `soft_timeout`. It may catch it, and come to an end."""
+
+    def __init__(self, message="the task has been running for its soft limit"):
+        super().__init__(message)
 
 
 for _error in (TimeLimitExceeded, SoftTimeLimitExceeded):
@@ -108,7 +112,7 @@ _signal = None
 
 
 def _listen(handler):
-    """Has a signal handled that nobody else uses; returns its number."""
+    """Has a signal handled that nobody else uses. Returns its number, and whether loops may not notice it."""
     global _signal
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a soft_timeout needs a worker that runs its tasks in the main thread of its process")
@@ -119,5 +123,7 @@ def _listen(handler):
             # Whoever has started this process may have blocked it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
             _signal = number
-            return number
+            # As of CPython 3.13: forked by a thread, whose state is not taken for that of the main thread.
+            forked_by_thread = type(threading.main_thread()).__name__ != "_MainThread"
+            return number, forked_by_thread and sys.version_info >= (3, 13)
     raise RuntimeError("there is no real-time signal left for a soft_timeout: the program uses all of them")
