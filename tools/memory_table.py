@@ -5,8 +5,8 @@
 Each entrant is a fresh interpreter. It makes the array, starts a pool of one worker, passes the array to one task,
 which reads all of it, and gets a number back. Meanwhile the memory of all processes of its session is looked at, as
 often as that goes: what is not shared memory as the kernel divides it among those who have it (PSS), and of shared
-memory the larger of what they have mapped and what the files hold that they have open. The peak, less what there was
-before the array was made, is divided by the array's size: 1 is the array itself, 2 one copy of it.
+memory what the files hold that they have open, or if there are none, what they have mapped. The peak, less what
+there was before the array was made, is divided by the array's size: 1 is the array itself, 2 one copy of it.
 
 --write puts the table between the markers of a Markdown file.
 """
@@ -91,7 +91,8 @@ def memory_of_all(session):
         except OSError:
             # It has just ended.
             pass
-    return private + max(mapped, sum(files.values()))
+    # What is mapped is counted twice in part, as a page may come to be shared between two looks.
+    return private + (sum(files.values()) or mapped)
 
 
 def measure(python, peer, megabytes):
