@@ -94,7 +94,7 @@ def pool_array_arguments(mp, count):
     return timed(mp, lambda pool: pool.map(last_item, work, chunksize=1), wanted)
 
 
-@workload("Pool.imap, NumPy results of 8 MB", count=60, target=12)
+@workload("Pool.imap, NumPy results of 8 MB", count=200, target=12)
 def pool_array_results(mp, count):
     def work(pool):
         return [float(array[-1]) for array in pool.imap(zeros, [1_000_000] * count)]

@@ -117,7 +117,7 @@ def queue_of_arrays(mp, length, count):
     return took
 
 
-@workload("Queue: NumPy arrays of 8 MB", count=100, target=8)
+@workload("Queue: NumPy arrays of 8 MB", count=200, target=8)
 def queue_8mb_array(mp, count):
     return queue_of_arrays(mp, 1_000_000, count)
 
