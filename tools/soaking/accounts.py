@@ -106,6 +106,11 @@ def _is_cancelled(outcome):
     return kind == "error" and isinstance(what, CancelledError)
 
 
+def _is_terminated(outcome):
+    kind, what = outcome
+    return kind == "error" and isinstance(what, RuntimeError) and "terminated" in str(what)
+
+
 def _own_deaths(call, item, begun):
     if item[1] in ("die", "leave"):
         return begun[item[0]]
@@ -132,7 +137,7 @@ def _audit_each(call, whats, begun, done, deaths, ended):
     left = {item[0]: item for item in call.items}
     in_order = iter(call.items)
     lost = 0
-    if call.asked_to_cancel and whats and _is_cancelled(whats[-1]):
+    if whats and ((call.asked_to_cancel and _is_cancelled(whats[-1])) or (ended and _is_terminated(whats[-1]))):
         # In the place of what has no result, or at the end.
         whats = whats[:-1]
     for kind, what in whats:
@@ -179,6 +184,6 @@ def _audit_error(call, items, error, deaths, ended):
     elif isinstance(error, pools.WorkerLostError):
         if deaths or kinds & {"die", "leave", "die_first"}:
             return error.attempts
-    elif isinstance(error, RuntimeError) and ended and "terminated" in str(error):
+    elif ended and _is_terminated(("error", error)):
         return 0
     raise Lost(f"{type(error).__name__}: {error} is not what can come of {call}") from error
