@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use procession::Buffer;
+
 use crate::{
     Outcome,
     peer::{Orders, Peer},
@@ -45,6 +47,23 @@ impl Payload for Vec<u8> {
         let mut bytes = vec![0x5a; LARGE];
         bytes.renumber(number);
         bytes
+    }
+
+    fn renumber(&mut self, number: u64) {
+        let number = number.to_le_bytes();
+        self[..8].copy_from_slice(&number);
+        self[LARGE - 8..].copy_from_slice(&number);
+    }
+
+    fn is(&self, number: u64) -> bool {
+        let number = number.to_le_bytes();
+        self.len() == LARGE && self[..8] == number && self[LARGE - 8..] == number
+    }
+}
+
+impl Payload for Buffer<u8> {
+    fn make(number: u64) -> Self {
+        Vec::make(number).into()
     }
 
     fn renumber(&mut self, number: u64) {

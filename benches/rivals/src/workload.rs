@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::procession::Connection;
+use ::procession::{Buffer, Connection};
 
 use crate::{
     Outcome,
@@ -118,6 +118,10 @@ pub fn all() -> Vec<Workload> {
                 Entrant::alone(
                     "procession Queue<Vec<u8>>",
                     procession::streaming::<procession::Queues<Vec<u8>>, Vec<u8>>,
+                ),
+                Entrant::alone(
+                    "procession Queue<Buffer<u8>>",
+                    procession::streaming::<procession::Queues<Buffer<u8>>, Buffer<u8>>,
                 ),
                 streaming::<ipc_channel::Typed<Vec<u8>>, Vec<u8>>("ipc-channel"),
                 streaming::<ipc_channel::Bytes, Vec<u8>>("ipc-channel bytes_channel"),

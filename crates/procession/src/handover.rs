@@ -1,9 +1,10 @@
-//! Descriptors that travel with a value.
+//! Descriptors and blocks of memory that travel with a value.
 //!
 //! A queue, a lock or a file consists, for another process, of a few bytes and of descriptors, which no bytes can stand
 //! for. While a value is encoded, what has descriptors [lends](lend) them, and its bytes hold their places in the list
 //! that goes along with the message. While it is decoded, they are [claimed](claim) by place. Whoever encodes says how
-//! far the message goes ([`Reach`]).
+//! far the message goes ([`Reach`]). Large buffers go in the same way where there are blocks for them: they are [loaded](load),
+//! and [unloaded](unload).
 
 #![allow(unsafe_code)]
 
@@ -14,6 +15,10 @@ use std::{
     ptr,
 };
 
+use procession_core::{
+    channel::Along,
+    memory::{Filled, HeldBlock},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use thiserror::Error;
 
@@ -48,65 +53,94 @@ pub enum DescriptorError {
     Proxy(String),
 }
 
+/// What becomes of a large buffer of a value that is being encoded.
 #[derive(Debug)]
-enum Context {
-    Lending { reach: Reach, list: Vec<(Option<u128>, OwnedFd)> },
-    Claiming { reach: Reach, list: Vec<Option<OwnedFd>> },
+pub(crate) enum Loading {
+    /// It has been copied to this block.
+    Block(Filled),
+    /// It goes with the other bytes of the message.
+    Bytes,
+    /// The value is not to be encoded any further: there is no way for it now.
+    Stop,
 }
 
-#[derive(Debug)]
-struct Scope {
-    context: Context,
+/// What decides that.
+pub(crate) type Load<'a> = dyn Fn(&[u8]) -> Loading + 'a;
+
+/// What goes with a message.
+#[derive(Debug, Default)]
+pub(crate) struct Lading {
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) blocks: Vec<Filled>,
+}
+
+enum Context<'a> {
+    Lending { reach: Reach, list: Vec<(Option<u128>, OwnedFd)>, load: Option<&'a Load<'a>>, blocks: Vec<Filled> },
+    Claiming { reach: Reach, list: Vec<Option<OwnedFd>>, blocks: Vec<Option<HeldBlock>> },
+}
+
+struct Scope<'a> {
+    context: Context<'a>,
     /// What went wrong: a serializer has no room for it in its own errors.
     error: Option<DescriptorError>,
 }
 
 thread_local! {
     /// The scope that encodes or decodes now, on the stack of [`within`]: small values come here millions of times a second.
-    static SCOPE: Cell<*const RefCell<Scope>> = const { Cell::new(ptr::null()) };
+    static SCOPE: Cell<*const RefCell<Scope<'static>>> = const { Cell::new(ptr::null()) };
 }
 
-fn within<R>(context: Context, act: impl FnOnce() -> R) -> (R, Scope) {
+fn within<R>(context: Context<'_>, act: impl FnOnce() -> R) -> (R, Scope<'_>) {
     /// Puts the outer scope back, also when `act` panics.
-    struct Outer(*const RefCell<Scope>);
+    struct Outer(*const RefCell<Scope<'static>>);
     impl Drop for Outer {
         fn drop(&mut self) {
             SCOPE.set(self.0);
         }
     }
     let scope = RefCell::new(Scope { context, error: None });
-    let outer = Outer(SCOPE.replace(&raw const scope));
+    let outer = Outer(SCOPE.replace((&raw const scope).cast()));
     let result = act();
     drop(outer);
     (result, scope.into_inner())
 }
 
 /// Calls `look` with the scope that encodes or decodes now, if there is one.
-fn with_scope<R>(look: impl FnOnce(Option<&mut Scope>) -> R) -> R {
-    // SAFETY: null, or of a `within` further up on this thread's stack, which takes it out before it returns.
+fn with_scope<R>(look: impl FnOnce(Option<&mut Scope<'_>>) -> R) -> R {
+    // SAFETY: null, or of a `within` further up on this thread's stack, which takes it out before it returns; what the scope
+    // borrows lives as long as that call, and `look` can't keep it.
     let scope = unsafe { SCOPE.get().as_ref() };
     look(scope.map(RefCell::borrow_mut).as_deref_mut())
 }
 
-/// Runs `encode`, and returns the descriptors that were lent meanwhile, or why one could not be.
-pub(crate) fn lending<R>(reach: Reach, encode: impl FnOnce() -> R) -> (R, Result<Vec<OwnedFd>, DescriptorError>) {
-    let (result, scope) = within(Context::Lending { reach, list: Vec::new() }, encode);
+/// Runs `encode`, and returns the descriptors that were lent and the blocks that were filled meanwhile, or why a descriptor
+/// could not be lent. `load` gets blocks, where there are any.
+pub(crate) fn lending<R>(
+    reach: Reach,
+    load: Option<&Load<'_>>,
+    encode: impl FnOnce() -> R,
+) -> (R, Result<Lading, DescriptorError>) {
+    let (result, scope) = within(Context::Lending { reach, list: Vec::new(), load, blocks: Vec::new() }, encode);
     let lent = match scope {
         Scope { error: Some(error), .. } => Err(error),
-        Scope { context: Context::Lending { list, .. }, .. } => Ok(list.into_iter().map(|(_, fd)| fd).collect()),
-        Scope { .. } => Ok(Vec::new()),
+        Scope { context: Context::Lending { list, blocks, .. }, .. } => {
+            Ok(Lading { descriptors: list.into_iter().map(|(_, fd)| fd).collect(), blocks })
+        }
+        Scope { .. } => Ok(Lading::default()),
     };
     (result, lent)
 }
 
-/// Runs `decode` with the descriptors that came with the message. Those that nobody claims are closed.
+/// Runs `decode` with the descriptors and the blocks that came with the message. Those that nobody claims are closed and given back.
 pub(crate) fn claiming<R>(
     reach: Reach,
     descriptors: Vec<OwnedFd>,
+    blocks: Vec<HeldBlock>,
     decode: impl FnOnce() -> R,
 ) -> (R, Result<(), DescriptorError>) {
     let list = descriptors.into_iter().map(Some).collect();
-    let (result, scope) = within(Context::Claiming { reach, list }, decode);
+    let blocks = blocks.into_iter().map(Some).collect();
+    let (result, scope) = within(Context::Claiming { reach, list, blocks }, decode);
     (result, scope.error.map_or(Ok(()), Err))
 }
 
@@ -123,7 +157,7 @@ pub(crate) fn reach() -> Option<Reach> {
 /// once, and may be claimed as often as it was lent.
 fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
     with_scope(|scope| {
-        let Some(Scope { context: Context::Lending { reach, list }, .. }) = scope else {
+        let Some(Scope { context: Context::Lending { reach, list, .. }, .. }) = scope else {
             return Err(DescriptorError::NoMessage);
         };
         if *reach == Reach::Remote {
@@ -141,7 +175,7 @@ fn lend(fd: BorrowedFd<'_>, key: Option<u128>) -> Result<u32, DescriptorError> {
 /// Takes a descriptor out of the list, or a duplicate of it, if there may be more claims.
 fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
     with_scope(|scope| {
-        let Some(Scope { context: Context::Claiming { reach, list }, .. }) = scope else {
+        let Some(Scope { context: Context::Claiming { reach, list, .. }, .. }) = scope else {
             return Err(DescriptorError::NoMessage);
         };
         // Another user of this machine could send some nevertheless, of files that it cuts short while they are in use.
@@ -153,6 +187,50 @@ fn claim(place: u32, shared: bool) -> Result<OwnedFd, DescriptorError> {
             return Ok(slot.as_ref().ok_or(DescriptorError::Missing)?.try_clone()?);
         }
         slot.take().ok_or(DescriptorError::Missing)
+    })
+}
+
+/// A buffer of fewer bytes is not worth a block.
+const WORTH: usize = 1 << 15;
+
+/// How a buffer of the value that is being encoded goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    /// In this one of the message's blocks.
+    Block(u32),
+    /// With the other bytes.
+    Bytes,
+    /// The value is not to be encoded.
+    Stopped,
+}
+
+/// Copies a buffer to a block, if it is large and there is one.
+pub(crate) fn load(bytes: &[u8]) -> Loaded {
+    if bytes.len() < WORTH {
+        return Loaded::Bytes;
+    }
+    with_scope(|scope| match scope {
+        Some(Scope { context: Context::Lending { load: Some(load), blocks, .. }, .. })
+            if blocks.len() < Along::MOST_BLOCKS =>
+        {
+            match load(bytes) {
+                Loading::Block(block) => {
+                    blocks.push(block);
+                    Loaded::Block(blocks.len() as u32 - 1)
+                }
+                Loading::Bytes => Loaded::Bytes,
+                Loading::Stop => Loaded::Stopped,
+            }
+        }
+        _ => Loaded::Bytes,
+    })
+}
+
+/// Takes a block out of those that came with the message that is being decoded.
+pub(crate) fn unload(place: u32) -> Option<HeldBlock> {
+    with_scope(|scope| match scope {
+        Some(Scope { context: Context::Claiming { blocks, .. }, .. }) => blocks.get_mut(place as usize)?.take(),
+        _ => None,
     })
 }
 

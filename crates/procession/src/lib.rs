@@ -190,7 +190,8 @@
 //!
 //! Each operation has three forms: `put` waits as long as it takes, `try_put` never does, `put_timeout` waits for so
 //! long at most. What could not be put is given back in the error. A [`JoinableQueue`] knows besides whether what was
-//! taken has also been dealt with, and a [`SimpleQueue`] is the least of them.
+//! taken has also been dealt with, and a [`SimpleQueue`] is the least of them. Large plain data in a [`Buffer`] is handed over: the
+//! receiver has it without a copy.
 //!
 //! # Pipes and connections
 //!
@@ -354,6 +355,7 @@ mod array;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod bootstrap;
+mod buffer;
 mod client;
 mod code;
 pub mod connection;
@@ -466,6 +468,7 @@ pub use manager::{Manager, ManagerError};
 ///
 pub use procession_macros::managed;
 
+pub use buffer::Buffer;
 pub use code::ForeignCode;
 pub use function::Function;
 pub use handover::{DescriptorError, Handle};

@@ -15,13 +15,16 @@ use std::{
 };
 
 use postcard::ser_flavors::Flavor;
-use procession_core::channel;
+use procession_core::{
+    channel,
+    memory::{Filled, HeldBlock},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    handover::{self, DescriptorError, Reach},
+    handover::{self, DescriptorError, Lading, Load, Reach},
     room,
 };
 
@@ -83,6 +86,14 @@ pub(crate) struct Encoded<'a> {
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
+/// The same, where large buffers may have gone to blocks.
+#[derive(Debug)]
+pub(crate) struct Laden<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) blocks: Vec<Filled>,
+}
+
 /// Where the bytes of a message are copied from.
 pub(crate) trait Source {
     /// How many there are.
@@ -136,15 +147,25 @@ pub(crate) fn encode<'a, T: Message>(
     room: &'a mut Vec<u8>,
     reach: Reach,
 ) -> Result<Encoded<'a>, EncodeError> {
+    encode_with(value, room, reach, None).map(|Laden { bytes, descriptors, .. }| Encoded { bytes, descriptors })
+}
+
+/// [`encode`], with what gets blocks for large buffers.
+pub(crate) fn encode_with<'a, T: Message>(
+    value: &'a T,
+    room: &'a mut Vec<u8>,
+    reach: Reach,
+    load: Option<&Load<'_>>,
+) -> Result<Laden<'a>, EncodeError> {
     if let Some(bytes) = own_bytes(value) {
-        return Ok(Encoded { bytes, descriptors: Vec::new() });
+        return Ok(Laden { bytes, descriptors: Vec::new(), blocks: Vec::new() });
     }
     room.clear();
-    let (written, descriptors) =
-        handover::lending(reach, || postcard::serialize_with_flavor::<_, _, ()>(value, Room(room)));
-    let descriptors = descriptors?;
+    let (written, lading) =
+        handover::lending(reach, load, || postcard::serialize_with_flavor::<_, _, ()>(value, Room(room)));
+    let Lading { descriptors, blocks } = lading?;
     written?;
-    Ok(Encoded { bytes: room, descriptors })
+    Ok(Laden { bytes: room, descriptors, blocks })
 }
 
 /// The bytes of a value that is a number or a buffer.
@@ -201,16 +222,28 @@ pub(crate) fn is_number<T: 'static>() -> bool {
 }
 
 /// Turns a message into a value.
+#[inline]
 pub(crate) fn decode<T: Message>(
     source: &(impl Source + ?Sized),
     descriptors: Vec<OwnedFd>,
+    reach: Reach,
+) -> Result<T, DecodeError> {
+    decode_with(source, descriptors, Vec::new(), reach)
+}
+
+/// [`decode`], with the blocks that came with the message.
+#[inline]
+pub(crate) fn decode_with<T: Message>(
+    source: &(impl Source + ?Sized),
+    descriptors: Vec<OwnedFd>,
+    blocks: Vec<HeldBlock>,
     reach: Reach,
 ) -> Result<T, DecodeError> {
     if let Some(value) = from_own_bytes(source) {
         return value;
     }
     with_copy(source, |bytes| {
-        let (read, claimed) = handover::claiming(reach, descriptors, || postcard::take_from_bytes(bytes));
+        let (read, claimed) = handover::claiming(reach, descriptors, blocks, || postcard::take_from_bytes(bytes));
         claimed?;
         let (value, rest) = read?;
         if rest.is_empty() { Ok(value) } else { Err(DecodeError::TooLong(rest.len())) }
@@ -279,7 +312,7 @@ fn number<T: FromBytes>(source: &(impl Source + ?Sized)) -> Result<T, DecodeErro
 }
 
 /// The message as a `Vec`, filled without a copy in between.
-fn elements<T: FromBytes>(source: &(impl Source + ?Sized)) -> Result<Vec<T>, DecodeError> {
+pub(crate) fn elements<T: FromBytes>(source: &(impl Source + ?Sized)) -> Result<Vec<T>, DecodeError> {
     let length = source.length();
     if size_of::<T>() == 0 || !length.is_multiple_of(size_of::<T>()) {
         return Err(DecodeError::Malformed("whole number of elements"));
@@ -353,7 +386,8 @@ impl Flavor for Room<'_> {
 /// Serde goes through the elements of a `Vec` one by one, which for large buffers takes many times as long as copying
 /// them. This is for buffers inside of other values; a `Vec` of bytes or of numbers that is a message by itself needs none of it.
 ///
-/// In other formats it is a string of bytes, of this machine's byte order.
+/// In other formats it is a string of bytes, of this machine's byte order. A [`Buffer`](crate::Buffer) is what can also be received
+/// without a copy.
 ///
 /// ```
 /// use procession::Plain;

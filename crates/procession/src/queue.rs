@@ -1,6 +1,7 @@
 //! Queues of values.
 
 use std::{
+    cell::Cell,
     fmt, io,
     marker::PhantomData,
     os::fd::{AsFd, BorrowedFd},
@@ -15,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     Message,
-    handover::{Claimed, Lent},
+    handover::{Claimed, Lent, Loading},
     message::is_buffer,
 };
 
@@ -48,7 +49,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// queue usable: the value it was at is in it, or not.
 ///
 /// Putting and getting a small value takes a fraction of a microsecond and no system call. Byte buffers (`Vec<u8>`, `String`, a
-/// `Vec` of numbers) are copied in and out as a whole; see [`Plain`](crate::Plain) for those inside of other values.
+/// `Vec` of numbers) are copied in and out as a whole; see [`Plain`](crate::Plain) for those inside of other values, and
+/// [`Buffer`](crate::Buffer) for large ones, which the receiver has without a copy.
 ///
 /// ```
 /// use procession::{Process, Queue};
@@ -224,25 +226,41 @@ impl<T: Message> Queue<T> {
 
     #[inline]
     fn put_within(&self, value: &T, wait: &mut Wait<'_>) -> Result<(), Unput> {
-        encoded(value, |bytes, descriptors| {
-            if descriptors.is_empty() {
+        let load = |bytes: &[u8]| self.load(bytes, PATIENCE);
+        encoded(value, &load, |bytes, along| {
+            if along.is_empty() {
                 return Ok(self.queue.put(&[bytes], wait)?);
             }
-            Ok(self.queue.put_with(&[bytes], descriptors, wait)?)
+            Ok(self.queue.put_along(&[bytes], along, wait)?)
         })
+    }
+
+    /// Copies a buffer to a block of the ring. Waits so long at most for one whose memory is warm.
+    fn load(&self, bytes: &[u8], patience: Duration) -> Loading {
+        self.queue.ring().fill(&[bytes], patience).map_or(Loading::Bytes, Loading::Block)
     }
 
     /// Without waiting, but for moments in which another producer is at work.
     fn put_at_once(&self, value: &T) -> Result<(), Unput> {
-        encoded(value, |bytes, descriptors| {
-            if descriptors.is_empty() {
+        let full = Cell::new(false);
+        let load = |bytes: &[u8]| {
+            // Not copied in vain.
+            if self.is_full() {
+                full.set(true);
+                return Loading::Stop;
+            }
+            self.load(bytes, Duration::ZERO)
+        };
+        let put = encoded(value, &load, |bytes, along| {
+            if along.is_empty() {
                 match self.queue.try_put(&[bytes]) {
                     Err(channel::PutError::Busy) => {}
                     other => return Ok(other?),
                 }
             }
-            Ok(self.queue.put_now_with(&[bytes], descriptors, &mut Wait::timeout(PATIENCE))?)
-        })
+            Ok(self.queue.put_now_along(&[bytes], along, &mut Wait::timeout(PATIENCE))?)
+        });
+        if full.get() { Err(Unput::NoRoom) } else { put }
     }
 
     /// Puts values one after another, many in one step where there is room. Waits while the queue is full. Values of

@@ -11,7 +11,8 @@ use std::{
 };
 
 use procession::{
-    Exit, Handle, JoinError, Process, StartError, Stdio, active_children, current_process, parent_process,
+    Buffer, Event, Exit, Handle, JoinError, Process, Queue, StartError, Stdio, active_children, current_process,
+    parent_process,
     process::{Resource, fork},
 };
 use rustix::{
@@ -100,6 +101,36 @@ fn children_of_children_are_waited_for() {
     rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).unwrap();
     let mut text = [0; 10];
     assert_eq!((&reader).read(&mut text).unwrap(), 4);
+}
+
+fn a_buffer_that_is_held_is_a_copy_there() {
+    let queue = Queue::new().unwrap();
+    queue.put(Buffer::from(vec![1_u64; 100_000])).unwrap();
+    let mut buffer = queue.get().unwrap();
+    assert!(buffer.is_block());
+    let (written, seen) = (Event::new().unwrap(), Event::new().unwrap());
+    let child = forked(|| {
+        buffer.fill(2);
+        written.set();
+        seen.wait();
+        // Its copy goes on as any other buffer.
+        queue.put_ref(&buffer).unwrap();
+        buffer.iter().sum::<u64>()
+    });
+    written.wait();
+    assert!(buffer.iter().all(|&number| number == 1));
+    buffer.fill(3);
+    seen.set();
+    assert_eq!(child.unwrap().join().unwrap(), 200_000);
+    assert!(queue.get().unwrap().iter().all(|&number| number == 2));
+    assert!(buffer.iter().all(|&number| number == 3));
+    // The block is the queue's again, whoever lets go of the copies.
+    drop(buffer);
+    for number in 0..20 {
+        queue.put(vec![number; 100_000].into()).unwrap();
+        let buffer = queue.get().unwrap();
+        assert!(buffer.is_block() && buffer.iter().all(|&each| each == number));
+    }
 }
 
 fn panics_and_ends_are_told() {
@@ -221,6 +252,7 @@ fn main() {
         ("a_process_with_threads_refuses", a_process_with_threads_refuses),
         ("it_has_no_children", it_has_no_children),
         ("children_of_children_are_waited_for", children_of_children_are_waited_for),
+        ("a_buffer_that_is_held_is_a_copy_there", a_buffer_that_is_held_is_a_copy_there),
         ("panics_and_ends_are_told", panics_and_ends_are_told),
         ("nothing_of_the_parent_is_dropped_in_the_child", nothing_of_the_parent_is_dropped_in_the_child),
         ("what_is_printed_is_printed_once", what_is_printed_is_printed_once),

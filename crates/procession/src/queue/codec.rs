@@ -1,38 +1,51 @@
 //! Values into messages of the ring and back: one copy in, one copy out.
 
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use procession_core::channel;
+use procession_core::{
+    channel::{self, Along},
+    memory::{Claimed, HeldBlock},
+};
 
 use crate::{
     DecodeError, EncodeError, Message,
-    handover::Reach,
-    message::{Encoded, decode, encode, is_buffer, is_number, own_bytes},
+    handover::{Load, Loading, Reach},
+    message::{Laden, decode, decode_with, encode_with, is_buffer, is_number, own_bytes},
     room,
 };
 
 /// Messages up to this size are copied to the stack.
 const SMALL: usize = 128;
 
-/// Calls `put` with the bytes of a value and its descriptors. The bytes of a number or a buffer are its own.
+/// Calls `put` with the bytes of a value, its descriptors, and the blocks that `load` got for it. The bytes of a number or a buffer
+/// are its own.
 #[inline]
 pub(super) fn encoded<T: Message, R, E: From<EncodeError>>(
     value: &T,
-    put: impl FnOnce(&[u8], &[BorrowedFd<'_>]) -> Result<R, E>,
+    load: &Load<'_>,
+    put: impl FnOnce(&[u8], Along<'_>) -> Result<R, E>,
 ) -> Result<R, E> {
     if let Some(bytes) = own_bytes(value) {
-        return put(bytes, &[]);
+        return put(bytes, Along::default());
     }
+    encoded_there(value, load, put)
+}
+
+/// Of a value that is written down somewhere first. Apart from the above, which is to be small wherever it is inlined.
+#[inline(never)]
+fn encoded_there<T: Message, R, E: From<EncodeError>>(
+    value: &T,
+    load: &Load<'_>,
+    put: impl FnOnce(&[u8], Along<'_>) -> Result<R, E>,
+) -> Result<R, E> {
     room::with(|room| {
-        let Encoded { bytes, descriptors } = encode(value, room, Reach::Related)?;
-        if descriptors.is_empty() {
-            return put(bytes, &[]);
-        }
-        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        put(bytes, &descriptors)
+        let Laden { bytes, descriptors, blocks } = encode_with(value, room, Reach::Related, Some(load))?;
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        put(bytes, Along { descriptors: &descriptors, blocks: &blocks })
     })
 }
 
@@ -47,7 +60,7 @@ pub(super) struct Batch {
 /// Why a batch ends before a value.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// It has descriptors, with which each goes alone.
+    /// It has descriptors or large buffers, with which each goes alone.
     Alone,
     /// It can't be encoded.
     Failed(EncodeError),
@@ -71,7 +84,16 @@ impl Batch {
     /// Adds a value that is no buffer.
     pub(super) fn add<T: Message>(&mut self, value: &T) -> Result<(), Stop> {
         room::with(|room| {
-            let Encoded { bytes, descriptors } = encode(value, room, Reach::Related).map_err(Stop::Failed)?;
+            let large = Cell::new(false);
+            let load = |_: &[u8]| {
+                large.set(true);
+                Loading::Stop
+            };
+            let encoded = encode_with(value, room, Reach::Related, Some(&load));
+            if large.get() {
+                return Err(Stop::Alone);
+            }
+            let Laden { bytes, descriptors, .. } = encoded.map_err(Stop::Failed)?;
             if !descriptors.is_empty() {
                 return Err(Stop::Alone);
             }
@@ -94,8 +116,13 @@ impl Batch {
 #[derive(Debug)]
 enum Copied {
     /// In the room given for it: so many bytes.
-    Small(usize, Vec<OwnedFd>),
-    Large(Vec<u8>, Vec<OwnedFd>),
+    Small(usize, Vec<OwnedFd>, Vec<Claimed>),
+    Large(Vec<u8>, Vec<OwnedFd>, Vec<Claimed>),
+}
+
+/// The blocks of a message that was taken, as memory.
+fn held(blocks: Vec<Claimed>) -> Result<Vec<HeldBlock>, DecodeError> {
+    blocks.into_iter().map(Claimed::hold).collect::<io::Result<_>>().map_err(DecodeError::Copy)
 }
 
 /// Takes a message by `take` and turns it into a value. The ring is locked only while bytes are copied, and not while a value's own
@@ -120,9 +147,11 @@ pub(super) fn taken<T: Message, E: From<DecodeError>>(
         Ok(())
     })?;
     match copied {
-        Some(Copied::Small(length, descriptors)) => Ok(decode(&room[..length], descriptors, Reach::Related)?),
-        Some(Copied::Large(bytes, descriptors)) => {
-            let value = decode(&*bytes, descriptors, Reach::Related)?;
+        Some(Copied::Small(length, descriptors, blocks)) => {
+            Ok(decode_with(&room[..length], descriptors, held(blocks)?, Reach::Related)?)
+        }
+        Some(Copied::Large(bytes, descriptors, blocks)) => {
+            let value = decode_with(&*bytes, descriptors, held(blocks)?, Reach::Related)?;
             room::keep(bytes);
             Ok(value)
         }
@@ -150,11 +179,11 @@ fn copy(message: &channel::Message<'_>, room: &mut [u8; SMALL]) -> io::Result<Co
     if message.len() <= SMALL as u64 {
         let length = message.len() as usize;
         message.copy_over(0, &mut room[..length])?;
-        return Ok(Copied::Small(length, descriptors));
+        return Ok(Copied::Small(length, descriptors, message.take_blocks()));
     }
     let mut bytes = room::take();
     message.replace(&mut bytes)?;
-    Ok(Copied::Large(bytes, descriptors))
+    Ok(Copied::Large(bytes, descriptors, message.take_blocks()))
 }
 
 /// Messages that are taken out together.
@@ -163,8 +192,8 @@ pub(super) struct Taken<T> {
     /// Numbers and buffers.
     plain: Vec<Result<T, DecodeError>>,
     bytes: Vec<u8>,
-    /// Where each ends, and its descriptors.
-    messages: Vec<(usize, Vec<OwnedFd>)>,
+    /// Where each ends, its descriptors and its blocks.
+    messages: Vec<(usize, Vec<OwnedFd>, Vec<Claimed>)>,
 }
 
 impl<T: Message> Taken<T> {
@@ -184,7 +213,7 @@ impl<T: Message> Taken<T> {
         self.bytes.try_reserve(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
         self.bytes.resize(start + length, 0);
         message.copy_over(0, &mut self.bytes[start..]).inspect_err(|_| self.bytes.truncate(start))?;
-        self.messages.push((self.bytes.len(), descriptors));
+        self.messages.push((self.bytes.len(), descriptors, message.take_blocks()));
         Ok(())
     }
 
@@ -194,9 +223,9 @@ impl<T: Message> Taken<T> {
         self.plain.truncate(count as usize);
         self.messages.truncate(count as usize);
         let bytes = self.bytes;
-        let others = self.messages.into_iter().map(move |(end, descriptors)| {
+        let others = self.messages.into_iter().map(move |(end, descriptors, blocks)| {
             let message = &bytes[std::mem::replace(&mut start, end)..end];
-            decode(message, descriptors, Reach::Related)
+            decode_with(message, descriptors, held(blocks)?, Reach::Related)
         });
         self.plain.into_iter().chain(others)
     }

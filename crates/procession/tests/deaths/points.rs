@@ -2,10 +2,13 @@
 
 use std::{fs::File, time::Duration};
 
-use procession::{Exit, Handle, Pool, Process, Queue};
+use procession::{Buffer, Exit, Handle, Pool, Process, Queue};
 use procession_core::kills::{POINTS, kill_at};
 
-use crate::support::workers::{lost, square};
+use crate::{
+    queues::every_block_is_free,
+    support::workers::{lost, square},
+};
 
 fn aim(name: String, passes: u32) {
     kill_at(&name, passes);
@@ -83,7 +86,6 @@ fn use_them(buffers: Queue<Vec<u8>>, files: Queue<Handle<File>>, name: String) {
 fn queue_user_killed_at_every_point() {
     for (name, _) in POINTS {
         let of_queues = ["ring: ", "spill: ", "sleepers: "].iter().any(|area| name.starts_with(area));
-        // No queue of this face has blocks.
         if !of_queues || name.contains("block") {
             continue;
         }
@@ -100,5 +102,35 @@ fn queue_user_killed_at_every_point() {
         assert_eq!(buffers.get().unwrap(), [5; 100]);
         files.put(Handle(File::open("/dev/null").unwrap())).unwrap();
         files.get().unwrap();
+    }
+}
+
+/// Hands buffers over again and again, with the point at which it is to be killed.
+fn hand_over(queue: Queue<Buffer<u8>>, name: String) {
+    kill_at(&name, 0);
+    for number in 0..100 {
+        // The last has more memory than is kept.
+        for length in [40_000, 1_000_000, 70_000_000] {
+            queue.put(vec![number; length].into()).unwrap();
+            queue.put(vec![number; length / 100].into()).unwrap();
+            (0..2).for_each(|_| drop(queue.get().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn user_of_buffers_killed_at_every_point() {
+    // Somebody else has to have died before somebody can be killed there.
+    let sweeping = "block: of a dead process, about to be given back";
+    for (name, _) in POINTS.iter().filter(|(name, _)| name.contains("block") && *name != sweeping) {
+        let queue = Queue::new().unwrap();
+        let child = Process::spawn(hand_over, (queue.clone(), (*name).to_owned())).unwrap();
+        child.wait();
+        assert_eq!(child.exit(), Some(Exit::Signal(libc::SIGKILL)), "{name}");
+        while let Ok(buffer) = queue.try_get() {
+            assert!(*buffer == vec![buffer[0]; buffer.len()], "{name}");
+        }
+        // All blocks come back, one after another.
+        every_block_is_free(&queue);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::{fs::File, time::Duration};
 
-use procession::{Child, Event, Handle, JoinableQueue, Process, Queue, RecvError, Sender, SimpleQueue, one_way_pipe};
+use procession::{
+    Buffer, Child, Event, Handle, JoinableQueue, Process, Queue, RecvError, Sender, SimpleQueue, one_way_pipe,
+};
 
-use crate::support::{LONG, kill, start, wait_for_the_end};
+use crate::support::{LONG, kill, start, until, wait_for_the_end};
 
 fn next<T: procession::Message>(queue: &Queue<T>) -> T {
     queue.get_timeout(Duration::from_secs(60)).unwrap()
@@ -85,6 +87,95 @@ fn queue_getter_killed() {
     while queue.try_get().is_ok() {}
     queue.put((0, None)).unwrap();
     assert_eq!(next(&queue).0, 0);
+}
+
+/// So many blocks a queue has, for as many buffers.
+const BLOCKS: usize = 512;
+
+/// Sees that all blocks of a queue can be had, if need be after those of the dead have been found.
+pub(crate) fn every_block_is_free(queue: &Queue<Buffer<u8>>) {
+    let mut kept = Vec::new();
+    until(|| {
+        queue.put(vec![3; 40_000].into()).unwrap();
+        let buffer = next(queue);
+        assert!(*buffer == vec![3; 40_000]);
+        if buffer.is_block() {
+            kept.push(buffer);
+        }
+        kept.len() == BLOCKS
+    });
+}
+
+#[test]
+fn buffer_putter_killed() {
+    let produce = |queue: Queue<Buffer<u8>>, round: u64| {
+        for number in 0..=255 {
+            queue.put(vec![number; 40_000 + 10_000 * round as usize].into()).unwrap();
+        }
+    };
+    let queue = Queue::new().unwrap();
+    for round in 0..30 {
+        let child = Process::spawn(produce, (queue.clone(), round)).unwrap();
+        assert_eq!(next(&queue)[0], 0);
+        kill_soon_or_late(child, round);
+        // What was put is whole and in order, though who put it is gone.
+        for (buffer, number) in queue.try_iter().zip(1..) {
+            let buffer = buffer.unwrap();
+            assert_eq!(buffer.len(), 40_000 + 10_000 * round as usize);
+            assert!(*buffer == vec![number; buffer.len()], "{number}");
+        }
+    }
+    every_block_is_free(&queue);
+}
+
+/// As [`kill_soon`], of one that may have ended meanwhile.
+fn kill_soon_or_late<R: procession::Message>(child: Child<R>, round: u64) {
+    std::thread::sleep(Duration::from_micros(300 * (round % 30)));
+    let _ = child.kill();
+    child.wait();
+}
+
+#[test]
+fn buffer_holder_killed() {
+    fn hold(queue: Queue<Buffer<u8>>, held: Event) {
+        let _all: Vec<_> = (0..300).map(|_| queue.get().unwrap()).collect();
+        wait_for_the_end(&held)
+    }
+    let queue = Queue::new().unwrap();
+    for _ in 0..3 {
+        let held = Event::new().unwrap();
+        let child = start(hold, (queue.clone(), held.clone()));
+        for number in 0..300 {
+            queue.put(vec![number as u8; 40_000].into()).unwrap();
+        }
+        held.wait();
+        kill(child);
+        every_block_is_free(&queue);
+    }
+}
+
+#[test]
+fn buffer_getter_killed() {
+    let consume = |queue: Queue<Buffer<u8>>, got: Queue<u64>| {
+        for buffer in &queue {
+            let buffer = buffer.unwrap();
+            assert!(*buffer == vec![buffer[0]; buffer.len()]);
+            got.put(buffer[0].into()).unwrap();
+        }
+    };
+    let (queue, got) = (Queue::bounded(20).unwrap(), Queue::new().unwrap());
+    let mut put = 0;
+    for round in 0..30 {
+        let child = Process::spawn(consume, (queue.clone(), got.clone())).unwrap();
+        for _ in 0..10 {
+            put += 1;
+            queue.put(vec![put as u8; 50_000].into()).unwrap();
+        }
+        next(&got);
+        kill_soon(child, round);
+        while queue.try_get().is_ok() {}
+    }
+    every_block_is_free(&queue);
 }
 
 #[test]
