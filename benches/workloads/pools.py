@@ -29,12 +29,12 @@ def timed(mp, work, wanted):
     return took
 
 
-@workload("Pool.apply", count=3_000, target=5)
+@workload("Pool.apply", count=3_000, target=8)
 def pool_apply(mp, count):
     return timed(mp, lambda pool: [pool.apply(successor, (n,)) for n in range(count)], list(range(1, count + 1)))
 
 
-@workload("Pool.apply_async: 10,000, then get each", count=10_000, target=5)
+@workload("Pool.apply_async: 10,000, then get each", count=10_000, target=10)
 def pool_apply_async(mp, count):
     def work(pool):
         results = [pool.apply_async(successor, (n,)) for n in range(count)]
@@ -43,22 +43,22 @@ def pool_apply_async(mp, count):
     return timed(mp, work, list(range(1, count + 1)))
 
 
-@workload("Pool.map, chunksize 1", count=10_000, target=5)
+@workload("Pool.map, chunksize 1", count=10_000, target=12)
 def pool_map_chunksize_1(mp, count):
     return timed(mp, lambda pool: pool.map(successor, range(count), chunksize=1), list(range(1, count + 1)))
 
 
-@workload("Pool.map, default chunks", count=400_000)
+@workload("Pool.map, default chunks", count=400_000, target=1.5)
 def pool_map(mp, count):
     return timed(mp, lambda pool: pool.map(successor, range(count)), list(range(1, count + 1)))
 
 
-@workload("Pool.imap", count=10_000)
+@workload("Pool.imap", count=10_000, target=12)
 def pool_imap(mp, count):
     return timed(mp, lambda pool: list(pool.imap(successor, range(count))), list(range(1, count + 1)))
 
 
-@workload("Pool.imap_unordered", count=10_000, target=5)
+@workload("Pool.imap_unordered", count=10_000, target=12)
 def pool_imap_unordered(mp, count):
     return timed(mp, lambda pool: sorted(pool.imap_unordered(successor, range(count))), list(range(1, count + 1)))
 
@@ -107,7 +107,7 @@ def pool_array_results_kept(mp, count):
     return timed(mp, lambda pool: sum(len(array) for array in pool.map(zeros, [1_000_000] * count, 1)), 10**6 * count)
 
 
-@workload("Pool: open, map 100, close, join", count=20, unit="ms")
+@workload("Pool: open, map 100, close, join", count=20, unit="ms", target=1.5)
 def pool_open_close(mp, count):
     ctx = mp.get_context("fork")
     wanted = list(range(1, 101))

@@ -25,7 +25,7 @@ def stream(mp, queue_type, count):
     return took
 
 
-@workload("Queue: integers, 1 producer, 1 consumer", count=60_000, target=8)
+@workload("Queue: integers, 1 producer, 1 consumer", count=60_000, target=12)
 def queue_integers(mp, count):
     return stream(mp, "Queue", count)
 
@@ -52,7 +52,7 @@ def get_records(queue, count):
     return wrong
 
 
-@workload("Queue: small dicts", count=40_000, target=5)
+@workload("Queue: small dicts", count=40_000, target=6)
 def queue_dicts(mp, count):
     ctx = mp.get_context("fork")
     queue = ctx.Queue()
