@@ -284,7 +284,6 @@ impl Engine {
         let takes = self.tasks.get_count();
         let in_hand = self.control.in_hand(slot, takes);
         let mut state = self.state();
-        state.to_kill.retain(|other| *other != slot);
         let sentence = state.condemned.remove(&slot);
         if let Some(InHand { id, condemned }) = in_hand {
             let verdict = sentence.filter(|_| condemned).unwrap_or(Verdict::Lost);
@@ -297,6 +296,8 @@ impl Engine {
         if state.hired.remove(&slot) {
             state.done_before += self.control.served_by(slot);
         }
+        // Not before: as long as it is hired, the dead one may be condemned, and who is hired next is not to be killed for it.
+        state.to_kill.retain(|other| *other != slot);
         if matches!(state.phase, Phase::Stopping | Phase::Terminated) {
             // It may have been killed with a word to stop in its hands that was meant for another.
             if state.phase == Phase::Stopping && !state.hired.is_empty() {

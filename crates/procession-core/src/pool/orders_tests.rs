@@ -426,3 +426,25 @@ fn a_worker_too_many_that_leaves_is_replaced() {
     let job = job_of(&engine, 0, 1);
     assert_eq!(work(&engine, &worker), Some((job.id(), 0)));
 }
+
+#[test]
+fn who_is_hired_after_a_dead_worker_is_not_killed_in_its_place() {
+    // The outcome of the dead one's task is announced and heard between the looks at its slot.
+    for _ in 0..1000 {
+        let engine = Engine::create(1).unwrap();
+        let (slot, worker) = hire(&engine);
+        let job = job_of(&engine, 0, 2);
+        assert!(worker.take(&mut soon()).unwrap().is_some());
+        let start = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                assert!(engine.cancel(&job), "one of its tasks is still to come");
+            });
+            start.wait();
+            assert_eq!(engine.retire(slot, b""), Reaction::Replace);
+        });
+        assert_eq!(hire(&engine).0, slot);
+        assert!(engine.state().to_kill.is_empty(), "it has done nothing");
+    }
+}
