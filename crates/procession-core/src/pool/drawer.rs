@@ -73,21 +73,29 @@ struct Class {
 pub(super) struct Drawer {
     /// None of them is empty.
     classes: BTreeMap<Reverse<i32>, Class>,
+    /// Of all of them: there may be as many as there are tasks.
+    len: u64,
+    bytes: u64,
 }
 
 impl Drawer {
     /// Adds a task behind all of its priority.
     pub(super) fn push(&mut self, priority: i32, task: Waiting) {
-        let class = self.classes.entry(Reverse(priority)).or_default();
-        class.bytes += task.length();
-        class.tasks.push_back(task);
+        self.class(priority, &task).tasks.push_back(task);
     }
 
     /// Adds a task before all of its priority.
     pub(super) fn put_back(&mut self, priority: i32, task: Waiting) {
+        self.class(priority, &task).tasks.push_front(task);
+    }
+
+    /// The class of a task that is about to be added.
+    fn class(&mut self, priority: i32, task: &Waiting) -> &mut Class {
+        self.len += 1;
+        self.bytes += task.length();
         let class = self.classes.entry(Reverse(priority)).or_default();
         class.bytes += task.length();
-        class.tasks.push_front(task);
+        class
     }
 
     /// Takes the next task out, and its priority.
@@ -97,6 +105,8 @@ impl Drawer {
         let class = first.get_mut();
         let task = class.tasks.pop_front()?;
         class.bytes -= task.length();
+        self.bytes -= task.length();
+        self.len -= 1;
         if class.tasks.is_empty() {
             first.remove();
         }
@@ -104,12 +114,12 @@ impl Drawer {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.classes.values().map(|class| class.tasks.len() as u64).sum()
+        self.len
     }
 
     /// How many bytes of payload there are.
     pub(super) fn bytes(&self) -> u64 {
-        self.classes.values().map(|class| class.bytes).sum()
+        self.bytes
     }
 
     /// How many bytes of payload come before a new task of this priority.

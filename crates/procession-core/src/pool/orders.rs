@@ -282,10 +282,12 @@ impl Engine {
         if priority == 0 && !self.is_ordered() {
             return self.is_full();
         }
-        let before = self.state().orders.drawer.bytes_before(priority);
-        if before > BACKLOG {
+        let state = self.state();
+        let drawer = &state.orders.drawer;
+        if drawer.bytes() > BACKLOG && drawer.bytes_before(priority) > BACKLOG {
             return true;
         }
+        drop(state);
         // All that is in the ring is of priority zero, unless what is there is little.
         priority <= 0 && !self.is_ordered() && self.is_full()
     }
