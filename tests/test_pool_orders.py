@@ -4,6 +4,8 @@ import functools
 import itertools
 import os
 import queue
+import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -12,6 +14,7 @@ import pytest
 
 import processes
 import procession
+import procession.connection
 from procession.pool import MapResult, Pool, ThreadPool
 
 # Longer than any of this takes. What is to be cancelled or killed sleeps so long.
@@ -551,3 +554,53 @@ def test_pools_over_queues_say_what_they_do_not_do():
         assert result.get() == 1
         assert result.cancel() is False
         assert list(pool.imap(identity, range(10), 3)) == list(range(10))
+
+
+@pytest.mark.parametrize("order", ["overdue", "cancelled"])
+def test_a_new_worker_is_killed_while_others_are_started(order, tmp_path):
+    files = Files(tmp_path)
+    with Pool(1) as pool:
+        pool.apply_async(begin_and_stay, (files, 0))
+        files.wait(0)
+        stuck = pool.apply_async(begin_and_stay, (files, 1), timeout=0.05 if order == "overdue" else None)
+        start, started = pool._crew._start_process, []
+
+        def starting(place):
+            worker = start(place)
+            started.append(worker)
+            if len(started) == 1:
+                files.wait(1)
+                if order == "cancelled":
+                    assert stuck.cancel()
+                # The thread that is to kill it looks for it already, most likely.
+                time.sleep(0.2)
+            else:
+                procession.connection.wait([started[0].sentinel])
+            return worker
+
+        pool._crew._start_process = starting
+        pool.grow(2)
+        with pytest.raises(procession.TimeoutError if order == "overdue" else CancelledError):
+            stuck.get()
+        assert started[0].exitcode == -signal.SIGKILL
+
+
+def test_threads_that_feed_are_all_known_to_the_pool():
+    pool = Pool(1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        kept = []
+        starters = [
+            threading.Thread(target=lambda: kept.extend(pool._crew.feeder_apart() for _ in range(200)))
+            for _ in range(4)
+        ]
+        for starter in starters:
+            starter.start()
+        for starter in starters:
+            starter.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert {*kept} <= {*pool._crew._feeders()}
+    pool.close()
+    pool.join()

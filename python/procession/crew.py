@@ -115,6 +115,8 @@ class Crew:
         self.workers = pool._pool
         self._start_process = start_process
         self._places = {}
+        # Places whose workers are to be killed as soon as it is known who they are.
+        self._condemned = set()
         self._lock = threading.RLock()
         self._thread = None
         # What ends the pool at the end of the process, if it is there still.
@@ -123,12 +125,14 @@ class Crew:
         self.feed, self.forget = self._feeder.feed, self._feeder.forget
         # Those of feeds that wait in between, and must not keep the others waiting.
         self._feeders_apart = []
+        self._lock_of_feeders = threading.Lock()
 
     def feeder_apart(self):
         """A feeder that nobody else uses."""
         feeder = Feeder()
         # It is there as long as it has something to do, or somebody has it.
-        self._feeders_apart = [*(other for other in self._feeders_apart if other() is not None), ref(feeder)]
+        with self._lock_of_feeders:
+            self._feeders_apart = [*(other for other in self._feeders_apart if other() is not None), ref(feeder)]
         return feeder
 
     def _feeders(self):
@@ -149,20 +153,23 @@ class Crew:
                     place = self.engine.hire()
                     if place is None:
                         break
+                    self._condemned.discard(place)
                     try:
                         worker = self._start_process(place)
                     except BaseException as error:
                         self.engine.retire(place, dumps(("of the pool", None, None, described(error))))
                         raise
                     self.workers.append(worker)
-                    started.append((place, worker))
-            finally:
-                for place, worker in started:
                     # Processes of others' making may have no sentinel; they are not watched then.
                     sentinel = getattr(worker, "sentinel", None)
                     if isinstance(sentinel, int):
                         self._places[place] = worker
-                        self.engine.watch(place, sentinel)
+                        started.append((place, sentinel))
+                        if place in self._condemned:
+                            self._kill(place)
+            finally:
+                for place, sentinel in started:
+                    self.engine.watch(place, sentinel)
 
     def grow(self, more):
         """Start as many workers more. Raises what starting one raises; those that could be started stay."""
@@ -203,14 +210,21 @@ class Crew:
             if isinstance(event, int):
                 if event >= 0:
                     self._replace(event)
-                elif (worker := self._places.get(~event)) is not None:
+                else:
                     # The task it is at has had its time, or was cancelled. Its end is heard of as any other.
-                    worker.kill()
+                    self._kill(~event)
             else:
                 event._conclude()
         except BaseException:
             # A callback that raises is reported, and the pool goes on.
             report_exception()
+
+    def _kill(self, place):
+        # It may be that another thread has started this one and has not noted it yet: whoever comes second kills it.
+        self._condemned.add(place)
+        if (worker := self._places.get(place)) is not None:
+            self._condemned.discard(place)
+            worker.kill()
 
     def _replace(self, place):
         with self._lock:
