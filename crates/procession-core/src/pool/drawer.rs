@@ -113,6 +113,17 @@ impl Drawer {
         Some((priority, task))
     }
 
+    /// Forgets the tasks that nobody wants.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&TaskHeader) -> bool) {
+        self.classes.retain(|_, class| {
+            class.tasks.retain(|task| wanted(&task.header));
+            class.bytes = class.tasks.iter().map(Waiting::length).sum();
+            !class.tasks.is_empty()
+        });
+        self.len = self.classes.values().map(|class| class.tasks.len() as u64).sum();
+        self.bytes = self.classes.values().map(|class| class.bytes).sum();
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -158,6 +169,17 @@ mod tests {
             std::iter::from_fn(|| drawer.pop()).map(|(priority, task)| (priority, task.header().id.index)).collect();
         assert_eq!(order, [(2, 2), (0, 3), (0, 1), (-1, 4)]);
         assert!(drawer.len() == 0 && drawer.bytes() == 0);
+    }
+
+    #[test]
+    fn what_nobody_wants_is_forgotten() {
+        let mut drawer = Drawer::default();
+        for (priority, index) in [(0, 1), (0, 2), (3, 3), (0, 4)] {
+            drawer.push(priority, task(index, 10));
+        }
+        drawer.retain(|header| header.id.index % 2 == 0);
+        assert_eq!((drawer.len(), drawer.bytes(), drawer.has_priorities()), (2, 20, false));
+        assert_eq!(drawer.pop().map(|(_, task)| task.header().id.index), Some(2));
     }
 
     proptest! {

@@ -48,6 +48,8 @@ pub(super) struct Orders {
     unsorted: bool,
     /// Jobs that were cancelled meanwhile.
     cancelled: Vec<u64>,
+    /// How many tasks of jobs that were cancelled may be in the drawer.
+    unwanted: u64,
 }
 
 impl Orders {
@@ -69,6 +71,7 @@ impl Engine {
             return job.is_cancelled();
         };
         self.effect(&mut state, change);
+        state.orders.unwanted += job.under_way();
         self.withdraw(&mut state, job.id());
         if state.reading {
             // It may be this job that the reader waits for.
@@ -81,9 +84,19 @@ impl Engine {
     fn withdraw(&self, state: &mut State, job: u64) {
         state.orders.cancelled.push(job);
         self.rearrange(state);
+        Self::forget_unwanted(state);
         let left = state.orders.drawer.len();
         state.orders.pause = if left > BATCH { left / 8 } else { 0 };
         self.feed(state);
+    }
+
+    /// Lets go of tasks that wait for nobody, as soon as they are so many that to look at all costs little for each.
+    fn forget_unwanted(state: &mut State) {
+        let State { orders, dispatch, .. } = state;
+        if orders.unwanted >= orders.drawer.len().div_ceil(2) {
+            orders.unwanted = 0;
+            orders.drawer.retain(|header| dispatch.priority(header.id.job).is_some());
+        }
     }
 
     /// Condemns workers that are at a task of a job that was cancelled. Nothing of these jobs is in the ring any more, and

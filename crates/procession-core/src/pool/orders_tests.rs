@@ -448,3 +448,18 @@ fn who_is_hired_after_a_dead_worker_is_not_killed_in_its_place() {
         assert!(engine.state().to_kill.is_empty(), "it has done nothing");
     }
 }
+
+#[test]
+fn what_is_cancelled_does_not_wait_for_its_turn_to_be_forgotten() {
+    let engine = Engine::create(1).unwrap();
+    let urgent = job_of(&engine, 1, 3);
+    let later: Vec<_> = (0..20).map(|_| job_of(&engine, -1, 1)).collect();
+    assert_eq!(engine.statistics().queued, 23);
+    for job in &later {
+        assert!(engine.cancel(job));
+    }
+    assert!(engine.statistics().queued <= 6, "no worker has done anything, and no more are kept than are wanted");
+    let (_, worker) = hire(&engine);
+    assert!((0..3).all(|_| work(&engine, &worker).is_some()));
+    assert!(urgent.is_done());
+}
