@@ -1,5 +1,6 @@
 """The native part of the package. Not for direct use."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmap import mmap
 from types import GenericAlias
@@ -143,7 +144,8 @@ class ArrayMemory:
     @property
     def address(self) -> int: ...
     def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base
 class Synchronized:

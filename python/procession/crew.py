@@ -50,8 +50,14 @@ class Feeder:
             self._parked.discard(feed)
             self._feeds.append(feed)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="PoolFeeder", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="PoolFeeder", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:
+                    # Too many threads, or the end of the interpreter.
+                    self._feeds.pop()
+                    raise
+                self._thread = thread
             else:
                 self._changed.notify()
 

@@ -49,14 +49,14 @@ impl Backlog {
 
     /// The call whose turn it is, and its priority. It stays in its place until it is submitted, so that later calls queue up
     /// behind it.
-    fn next(&self) -> Option<(i32, Arc<Deferred>)> {
+    pub(super) fn next(&self) -> Option<(i32, Arc<Deferred>)> {
         let classes = self.classes();
         let (Reverse(priority), class) = classes.first_key_value()?;
         Some((*priority, class.front()?.clone()))
     }
 
     /// The one that was the next was submitted. False if no other is left.
-    fn submitted(&self, priority: i32) -> bool {
+    pub(super) fn submitted(&self, priority: i32) -> bool {
         let mut classes = self.classes();
         if let Some(class) = classes.get_mut(&Reverse(priority)) {
             let done = class.pop_front();

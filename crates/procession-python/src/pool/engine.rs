@@ -344,7 +344,15 @@ impl PoolEngine {
         };
         if first {
             let feed = Bound::new(py, PoolBacklog(slf.clone().unbind()))?;
-            task_owner.getattr("_crew")?.call_method1("feed", (feed,))?;
+            let feeding = task_owner.getattr("_crew").and_then(|crew| crew.call_method1("feed", (feed,)));
+            if feeding.is_err() {
+                // No thread can be had: then now, and at the cost of memory, rather than never.
+                while let Some((priority, task)) = this.backlog.next() {
+                    this.submit_call(py, &task);
+                    this.backlog.submitted(priority);
+                }
+                this.engine.submitted();
+            }
         }
         Ok(result)
     }
