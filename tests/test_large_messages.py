@@ -1,5 +1,6 @@
 """Large arrays and other buffers through pipes."""
 
+import os
 import pickle
 import threading
 
@@ -113,6 +114,41 @@ def test_who_receives_bytes_gets_one_pickle():
     with pytest.raises(procession.BufferTooShort) as error:
         through_a_pipe(array, lambda end: into(end, 1_000))
     np.testing.assert_array_equal(pickle.loads(error.value.args[0]), array)
+
+
+def make_directory(path):
+    os.mkdir(path)
+
+
+class Mischief:
+    def __init__(self, path):
+        self.path = path
+        self.array = np.arange(100_000)
+
+    def __reduce__(self):
+        return make_directory, (self.path,), self.__dict__
+
+
+def test_who_receives_bytes_unpickles_nothing(tmp_path):
+    path = tmp_path / "made"
+    message = through_a_pipe(Mischief(str(path)), lambda end: end.recv_bytes())
+    assert b"make_directory" in message
+    assert not path.exists()
+
+
+def test_one_pickle_has_all_that_was_apart():
+    read_only = np.arange(5_000)
+    read_only.flags.writeable = False
+    numbers = {number: str(number) for number in range(5_000)}
+    array = np.arange(100_000)
+    sent = [array, read_only, array, numbers, "x" * 100_000, b"y" * 100_000, pickle.PickleBuffer(b"z" * 50_000)]
+    got = pickle.loads(through_a_pipe(sent, lambda end: end.recv_bytes()))
+    np.testing.assert_array_equal(got[0], array)
+    np.testing.assert_array_equal(got[1], read_only)
+    assert got[0].flags.writeable
+    assert not got[1].flags.writeable
+    assert got[0] is got[2]
+    assert got[3:] == [numbers, "x" * 100_000, b"y" * 100_000, b"z" * 50_000]
 
 
 def into(end, room):

@@ -16,7 +16,8 @@ use pyo3::{
     exceptions::{PyMemoryError, PyValueError},
     ffi,
     prelude::*,
-    types::{PyDict, PyList, PyMemoryView, PySlice},
+    sync::PyOnceLock,
+    types::{PyBytes, PyDict, PyList, PyMemoryView, PySlice},
 };
 
 use crate::{connection::bytes_of, pickling};
@@ -151,6 +152,26 @@ impl Received {
 ///
 /// `ValueError` if it is no such message; whatever unpickling raises.
 pub(crate) fn loads(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyAny>> {
+    let (pickle, buffers) = parts(py, message)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(pyo3::intern!(py, "buffers"), buffers)?;
+    pickling::loads_function(py)?.call((pickle,), Some(&keywords))
+}
+
+/// A message as one pickle with all buffers in it. Nothing is unpickled for that.
+///
+/// # Errors
+///
+/// `ValueError` if it is no such message.
+#[cold]
+pub(crate) fn in_one(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyBytes>> {
+    static IN_ONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = IN_ONE.import(py, "procession.in_one", "in_one")?;
+    Ok(function.call1(parts(py, message)?)?.cast_into()?)
+}
+
+/// The pickle of a message, and its buffers.
+fn parts(py: Python<'_>, message: Received) -> PyResult<(Bound<'_, PyAny>, Bound<'_, PyList>)> {
     // SAFETY: all of them are initialized, which `filled` has seen to, and no view of them exists as yet.
     let bytes = unsafe { slice::from_raw_parts(message.start.as_ptr(), message.length) };
     let places = apart::places(bytes).ok_or_else(damaged)?;
@@ -158,9 +179,7 @@ pub(crate) fn loads(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyA
     let part = |place: &Range<usize>| whole.get_item(PySlice::new(py, place.start as isize, place.end as isize, 1));
     let (pickle, buffers) = places.split_first().ok_or_else(damaged)?;
     let buffers = PyList::new(py, buffers.iter().map(part).collect::<PyResult<Vec<_>>>()?)?;
-    let keywords = PyDict::new(py);
-    keywords.set_item(pyo3::intern!(py, "buffers"), buffers)?;
-    pickling::loads_function(py)?.call((part(pickle)?,), Some(&keywords))
+    Ok((part(pickle)?, buffers))
 }
 
 fn damaged() -> PyErr {

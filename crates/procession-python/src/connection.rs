@@ -382,7 +382,7 @@ fn receive_apart<'py>(
     mut incoming: channel::Incoming<'_>,
     length: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    apart::loads(py, Received::filled(length, |body| receive_into(py, end, &mut incoming, body))?)
+    apart::loads(py, received(py, end, &mut incoming, length)?)
 }
 
 /// Such a message as one pickle, for who receives the bytes of an object that was sent.
@@ -390,10 +390,14 @@ fn receive_apart<'py>(
 fn in_one<'py>(
     py: Python<'py>,
     end: &End,
-    incoming: channel::Incoming<'_>,
+    mut incoming: channel::Incoming<'_>,
     length: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    pickling::py_dumps(&receive_apart(py, end, incoming, length)?)
+    apart::in_one(py, received(py, end, &mut incoming, length)?)
+}
+
+fn received(py: Python<'_>, end: &End, incoming: &mut channel::Incoming<'_>, length: usize) -> PyResult<Received> {
+    Received::filled(length, |body| receive_into(py, end, incoming, body))
 }
 
 fn receive_into(
