@@ -11,6 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use procession_core::memory::Travelling;
 use pyo3::{
     buffer::PyUntypedBuffer,
     exceptions::{PyKeyError, PyMemoryError},
@@ -49,11 +50,18 @@ pub(crate) fn with_pickle<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts()));
     }
-    let (chunks, _) = pickle(object, &IDLE)?;
-    Ok(match &chunks[..] {
-        [chunk] => put(&[chunk.bytes(object.py())]),
-        chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>()),
+    unless_sent_take_back(|| {
+        let (chunks, _) = pickle(object, &IDLE)?;
+        Ok(match &chunks[..] {
+            [chunk] => put(&[chunk.bytes(object.py())]),
+            chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>()),
+        })
     })
+}
+
+/// Shared arrays of a message that was not sent after all are not kept for its receiver.
+fn unless_sent_take_back<R>(send: impl FnOnce() -> PyResult<PyResult<R>>) -> PyResult<PyResult<R>> {
+    Travelling::with_return(send, |sent| matches!(sent, Ok(Ok(_))))
 }
 
 /// [`with_pickle`], with large buffers apart where the object has any: `put` is told whether it has. The pieces are those of
@@ -69,12 +77,14 @@ pub(crate) fn with_pickle_apart<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts(), false));
     }
-    let (chunks, buffers) = pickle(object, &IDLE_APART)?;
-    let pieces = chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>();
-    Ok(if buffers.is_empty() {
-        put(&pieces, false)
-    } else {
-        apart::with_parts(&pieces, &buffers, |parts| put(parts, true))
+    unless_sent_take_back(|| {
+        let (chunks, buffers) = pickle(object, &IDLE_APART)?;
+        let pieces = chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>();
+        Ok(if buffers.is_empty() {
+            put(&pieces, false)
+        } else {
+            apart::with_parts(&pieces, &buffers, |parts| put(parts, true))
+        })
     })
 }
 
@@ -90,11 +100,13 @@ pub(crate) fn with_buffers<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts(), &[]));
     }
-    let (chunks, buffers) = pickle(object, &IDLE_APART)?;
-    let buffers: Vec<&[u8]> = buffers.iter().map(bytes_of).collect();
-    Ok(match &chunks[..] {
-        [chunk] => put(&[chunk.bytes(object.py())], &buffers),
-        chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>(), &buffers),
+    unless_sent_take_back(|| {
+        let (chunks, buffers) = pickle(object, &IDLE_APART)?;
+        let buffers: Vec<&[u8]> = buffers.iter().map(bytes_of).collect();
+        Ok(match &chunks[..] {
+            [chunk] => put(&[chunk.bytes(object.py())], &buffers),
+            chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>(), &buffers),
+        })
     })
 }
 

@@ -24,6 +24,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
     ptr::NonNull,
@@ -51,6 +52,11 @@ const _: () = assert!(WORDS + 8 * SENDERS as usize <= BEFORE);
 
 /// What this process has sent and is perhaps still under way.
 static UNDER_WAY: ForkLocal<Mutex<Vec<Segment>>> = ForkLocal::new();
+
+thread_local! {
+    /// What this thread has sent since [`Travelling::with_return`] was called, if it was.
+    static SENT: RefCell<Option<Vec<Segment>>> = const { RefCell::new(None) };
+}
 
 /// Memory, all zero at first, that can be sent to any process of the same user on this machine. Clones are the same memory.
 #[derive(Clone, Debug)]
@@ -99,12 +105,31 @@ impl Travelling {
     pub fn send(&self) -> Whereabouts {
         let pid = std::process::id();
         self.word(pid).fetch_add(1, Ordering::AcqRel);
+        SENT.with_borrow_mut(|sent| sent.iter_mut().for_each(|sent| sent.push(self.0.clone())));
         sweep();
         let mut kept = UNDER_WAY.get().lock().unwrap_or_else(PoisonError::into_inner);
         if kept.iter().all(|segment| segment.id() != self.0.id()) {
             kept.push(self.0.clone());
         }
         Whereabouts { id: self.0.id(), pid, number: self.0.as_fd().as_raw_fd() }
+    }
+
+    /// Calls what makes a message and sends it. What is [sent](Self::send) meanwhile by this thread counts as come back if the
+    /// message was not sent after all: else it would be kept for nobody.
+    pub fn with_return<R>(call: impl FnOnce() -> R, was_sent: impl FnOnce(&R) -> bool) -> R {
+        let pid = std::process::id();
+        let outer = SENT.replace(Some(Vec::new()));
+        let result = call();
+        let sent = SENT.replace(outer).unwrap_or_default();
+        // A child that was forked meanwhile has nothing to do with it.
+        if !sent.is_empty() && !was_sent(&result) && pid == std::process::id() {
+            for segment in &sent {
+                word(segment, pid).fetch_sub(1, Ordering::AcqRel);
+            }
+            drop(sent);
+            sweep();
+        }
+        result
     }
 
     /// The memory that was sent. If this process has it already, that is found without a look at the sender.
@@ -227,6 +252,18 @@ mod tests {
         assert!(!is_kept(first.id));
         drop(received);
         assert_eq!(Travelling::fetch(second).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_not_sent_after_all_is_not_kept() {
+        let memory = Travelling::allocate(100).unwrap();
+        let whereabouts = Travelling::with_return(|| memory.send(), |_| true);
+        let id = whereabouts.id;
+        assert_eq!(Travelling::with_return(|| memory.send(), |_| false), whereabouts);
+        assert!(is_kept(id));
+        drop(memory);
+        Travelling::fetch(whereabouts).unwrap();
+        assert!(!is_kept(id));
     }
 
     #[test]
