@@ -131,6 +131,17 @@ def test_it_is_kept_for_its_receiver_when_the_sender_has_dropped_it(nothing_left
     assert processes.descriptors() == before
 
 
+def test_it_is_not_kept_for_what_was_not_sent(nothing_left_behind):
+    queue = procession.get_context("fork").Queue(1)
+    queue.put("full")
+    before = processes.descriptors()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        queue.put((procession.shared_array(5), lambda: 0))
+    with pytest.raises(procession.queues.Full):
+        queue.put(procession.shared_array(5), timeout=0.01)
+    assert processes.descriptors() == before
+
+
 def test_through_a_pipe(ctx):
     here, there = ctx.Pipe()
     child = ctx.Process(target=echo, args=(there,))
@@ -182,6 +193,16 @@ def test_what_is_computed_from_it_is_an_ordinary_array():
     queue = procession.get_context("fork").SimpleQueue()
     queue.put(array.astype(np.int8))
     assert queue.get().sum() == 18
+
+
+def test_numpys_functions_that_return_views_return_shared_ones():
+    array = procession.shared_array((1, 4))
+    queue = procession.get_context("fork").SimpleQueue()
+    for view in (array.squeeze(), np.squeeze(array), array.swapaxes(0, 1), np.ravel(array), np.flip(array)):
+        queue.put(view)
+        received = queue.get()
+        received += 1
+    assert array.tolist() == [[5] * 4]
 
 
 def test_shapes_and_orders():

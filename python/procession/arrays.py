@@ -39,9 +39,12 @@ class SharedArray(np.ndarray):
     """An array whose memory all processes share that have it. `shared_array()` makes them."""
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
-        # Results of NumPy's functions have memory of their own; those written into a shared array are shared.
-        if array is self or _memory_of(array) is not None:
+        # Results of NumPy's functions have memory of their own; what is written into a shared array is shared, and so
+        # is a view of one, as that of `squeeze()`.
+        if array is self:
             return array
+        if _memory_of(array) is not None:
+            return array.view(SharedArray)
         return array[()] if return_scalar else np.asarray(array)
 
     def __getitem__(self, index):
