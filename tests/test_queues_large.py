@@ -109,6 +109,17 @@ def test_a_buffer_may_be_put_by_its_own(fork):
     queue.put(pickle.PickleBuffer(bytearray(b"x" * 100_000)))
     got = queue.get()
     assert bytes(got) == b"x" * 100_000
+    assert len(got) == 100_000
+    assert got[:2] == b"xx"
+
+
+def test_what_can_not_be_pickled_is_let_go_of(fork):
+    for queue in (fork.Queue(), fork.SimpleQueue()):
+        contents = bytearray(100_000)
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            queue.put((pickle.PickleBuffer(contents), lambda: 0))
+        # Nobody has its memory any more.
+        contents.append(1)
 
 
 def test_memory_is_used_again_and_given_back(fork):

@@ -97,7 +97,11 @@ class _Shared(_core.Queue):
 
     def _unpicklable(self, error, obj):
         """Called when `obj` can't be pickled."""
-        raise error
+        try:
+            raise error
+        finally:
+            # The error knows this frame: it would keep the object until the garbage is collected.
+            del error, obj
 
     def _piped(self):
         # For a subclass that calls what it overrides.
@@ -198,7 +202,11 @@ class Queue(_Shared):
     def _unpicklable(self, error, obj):
         hook = self._on_queue_feeder_error
         if hook is Queue._on_queue_feeder_error or not isinstance(error, Exception):
-            raise error
+            try:
+                raise error
+            finally:
+                # As above.
+                del error, obj
         # A class that has a hook of its own counts on it, and on put() returning.
         hook(error, obj)
 

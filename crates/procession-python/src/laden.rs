@@ -216,14 +216,14 @@ impl<'py> Cargo<'py, '_> {
         };
         let whole = given.get().0.len();
         *place = Arrived::Given(given.clone());
-        if (start, length) == (0, whole) {
-            return Ok(given.into_any());
-        }
         let end = start.checked_add(length).filter(|&end| end <= whole).ok_or_else(damaged)?;
         // SAFETY: attached, and an object.
         let view = unsafe { ffi::PyMemoryView_FromObject(given.as_ptr()) };
         // SAFETY: a new reference, or null with an exception set.
         let view = unsafe { Bound::from_owned_ptr_or_err(py, view) }?;
+        if (start, length) == (0, whole) {
+            return Ok(view);
+        }
         let range = pyo3::types::PySlice::new(py, start.cast_signed(), end.cast_signed(), 1);
         view.get_item(range)
     }
