@@ -21,7 +21,9 @@ def shared_array(shape, dtype=float, order="C"):
     views of fields. What is computed from it, and what `copy()` returns, is an ordinary array.
 
     The memory is given back when no process has it any more. What has been sent is kept for the receiver as long as
-    the sender lives.
+    the sender lives, and a sender that ends in order waits five seconds for those who fetch it: take the results of a
+    pool, or what a child has put on a queue, before you join it. A task with `retries` needs its arrays until it is
+    done: keep them yourself.
     """
     dtype = np.dtype(dtype)
     if dtype.hasobject:

@@ -6,8 +6,8 @@ use std::{
     io,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::Arc,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::{Arc, Once},
 };
 
 use rustix::mm::{MapFlags, ProtFlags};
@@ -289,9 +289,9 @@ extern "C" fn after_fork() {
 
 /// Has forks seen to, from now on: before anything of this process is mapped or held.
 fn watch_forks() {
-    static WATCHING: AtomicBool = AtomicBool::new(false);
-    if !WATCHING.load(Relaxed) && !WATCHING.swap(true, Relaxed) {
+    static WATCHING: Once = Once::new();
+    WATCHING.call_once(|| {
         // SAFETY: the handlers are functions; what they do is allowed around a fork: the one in the child stores a number.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
-    }
+    });
 }
