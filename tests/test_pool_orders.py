@@ -465,6 +465,42 @@ def test_a_worker_that_dies_while_others_leave_is_made_good(files):
         wait_until(lambda: len(pool._pool) == 1)
 
 
+def test_a_worker_that_comes_when_all_have_left_does_what_waits():
+    with procession.Pool(3) as pool:
+        assert pool.map(identity, range(6)) == list(range(6))
+        workers = [*pool._pool]
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGSTOP)
+        results = [pool.apply_async(identity, (number,), priority=2) for number in range(3)]
+        pool.shrink()
+        # The word to leave that was meant for one of three is one too many then.
+        workers[0].kill()
+        wait_until(lambda: len(pool._pool) == 2)
+        pool.shrink()
+        for worker in workers[1:]:
+            os.kill(worker.pid, signal.SIGCONT)
+        pool.close()
+        # Nobody waits for a result, which would have the parent look.
+        pool.join()
+        assert [result.get() for result in results] == [0, 1, 2]
+
+
+def test_a_worker_more_does_what_waits_while_the_others_are_at_work(pool, files):
+    [worker] = pool._pool
+    assert pool.apply(pid_of_worker, (0,)) == worker.pid
+    os.kill(worker.pid, signal.SIGSTOP)
+    held = pool.apply_async(wait_for, (files, "go"), priority=3)
+    waiting = pool.map_async(functools.partial(begin, files), range(20), chunksize=1, priority=2)
+    os.kill(worker.pid, signal.SIGCONT)
+    files.wait("waiting")
+    pool.grow()
+    # Nobody waits for a result, which would have the parent look.
+    wait_until(lambda: len(files.begun()) == 20)
+    files.note("go")
+    assert waiting.get() == list(range(20))
+    assert held.get() == "go"
+
+
 def test_a_pool_that_shrinks_and_is_closed_ends():
     pool = procession.Pool(3)
     results = [pool.apply_async(identity, (number,)) for number in range(100)]

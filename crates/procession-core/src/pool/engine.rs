@@ -257,6 +257,8 @@ impl Engine {
         let slot = slot.ok_or_else(|| io::Error::other("the pool has as many workers as it can hold"))?;
         self.control.prepare(slot)?;
         state.hired.insert(slot);
+        // No result may come that has it done: what is in the ring may be words to stop, and others may be long at work.
+        self.feed_after(&mut state, 0);
         Ok(Some(slot))
     }
 

@@ -4,7 +4,7 @@
 //! Mostly tasks lie in the ring in the order in which they came. For an order that changes this, the parent, which may
 //! take from the ring like any worker, takes all that is there into its *drawer* and puts into the ring again what is to
 //! be done, in the new order. As long as the order is not simply that of arrival, only as much lies in the ring as
-//! the workers need so as not to wait; the rest follows whenever a result is heard.
+//! the workers need so as not to wait; the rest follows whenever a result is heard or a worker is hired.
 
 use std::{
     io,
@@ -276,7 +276,7 @@ impl Engine {
         }
     }
 
-    /// So many results were heard.
+    /// So many results were heard, or a worker was hired.
     pub(super) fn feed_after(&self, state: &mut State, heard: u64) {
         if self.is_ordered() {
             state.orders.pause = state.orders.pause.saturating_sub(heard);

@@ -428,6 +428,42 @@ fn a_worker_too_many_that_leaves_is_replaced() {
 }
 
 #[test]
+fn who_is_hired_when_all_have_left_finds_what_waits_in_the_parent() {
+    let engine = Engine::create(3).unwrap();
+    let workers = [hire(&engine), hire(&engine), hire(&engine)];
+    let job = job_of(&engine, 2, 3);
+    engine.shrink(1).unwrap();
+    // It dies, so the word to stop in the ring is one too many.
+    assert_eq!(engine.retire(workers[2].0, b""), Reaction::Shrink);
+    engine.shrink(1).unwrap();
+    for (worker, reaction) in workers[..2].iter().zip([Reaction::Shrink, Reaction::Replace]) {
+        assert!(worker.1.take(&mut soon()).unwrap().is_none());
+        assert_eq!(engine.retire(worker.0, b""), reaction);
+    }
+    let (_, worker) = hire(&engine);
+    for index in 0..3 {
+        assert_eq!(work(&engine, &worker), Some((job.id(), index)));
+    }
+    assert!(job.is_done());
+}
+
+#[test]
+fn who_is_hired_while_others_are_long_at_work_finds_what_waits_in_the_parent() {
+    let engine = Engine::create(1).unwrap();
+    let (_, first) = hire(&engine);
+    let job = job_of(&engine, 2, 3);
+    let long = first.take(&mut soon()).unwrap().unwrap();
+    engine.grow(1);
+    let (_, second) = hire(&engine);
+    for index in 1..3 {
+        assert_eq!(work(&engine, &second), Some((job.id(), index)));
+    }
+    first.finish(long.id(), Verdict::Done, &[]).unwrap();
+    engine.poll();
+    assert!(job.is_done());
+}
+
+#[test]
 fn who_is_hired_after_a_dead_worker_is_not_killed_in_its_place() {
     // The outcome of the dead one's task is announced and heard between the looks at its slot.
     for _ in 0..1000 {
