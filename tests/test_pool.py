@@ -68,50 +68,6 @@ class Counter:
         return self.count + by
 
 
-class TwoArguments(Exception):
-    """Can be pickled; its pickle can't be read the usual way."""
-
-    def __init__(self, code, text):
-        super().__init__(f"{code}: {text}")
-        self.code = code
-
-
-class Unpicklable(Exception):
-    def __reduce__(self):
-        raise TypeError("not to be pickled")
-
-
-class Undecodable:
-    """As a result: its pickle can't be read."""
-
-    def __reduce__(self):
-        return int, ("not a number",)
-
-
-class Outside(BaseException):
-    """Not an Exception."""
-
-
-def raise_two_arguments():
-    raise TwoArguments(7, "seven")
-
-
-def raise_unpicklable():
-    raise Unpicklable("x")
-
-
-def raise_this(error):
-    raise error
-
-
-def return_lambda():
-    return lambda: 1
-
-
-def undecodable():
-    return Undecodable()
-
-
 def numbers_that_fail(count):
     yield from range(count)
     raise LookupError("no more numbers")
