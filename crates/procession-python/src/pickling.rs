@@ -360,7 +360,10 @@ impl Aside {
 impl Aside {
     /// Whether a buffer is to be a part of the pickle.
     fn __call__(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let buffer = PyUntypedBuffer::get(buffer)?;
+        // An array without dimensions has no shape, which is refused here; the pickler takes it.
+        let Ok(buffer) = PyUntypedBuffer::get(buffer) else {
+            return Ok(true);
+        };
         let whole = buffer.is_c_contiguous() || buffer.is_fortran_contiguous();
         if !whole || buffer.len_bytes() < LEAST_APART {
             return Ok(true);
