@@ -68,6 +68,18 @@ class Counter:
         return self.count + by
 
 
+class FailsToLoad:
+    """Can be pickled, and not unpickled."""
+
+    def __reduce__(self):
+        return fail, ("not to be had",)
+
+
+def fails_to_load_at_zero(x):
+    time.sleep(x / 20)
+    return x or FailsToLoad()
+
+
 def numbers_that_fail(count):
     yield from range(count)
     raise LookupError("no more numbers")
@@ -409,6 +421,36 @@ def test_terminate_is_quick_and_can_be_repeated(pool):
     pool.join()
     pool.join()
     assert all(worker.exitcode is not None for worker in pool._pool)
+
+
+def test_a_result_that_cannot_be_unpickled_fails_the_map_that_has_others_to_come():
+    with procession.get_context("fork").Pool(1) as pool:
+        # The results are unpickled as they come.
+        with pytest.raises(MaybeEncodingError, match="not to be had"):
+            pool.map(fails_to_load_at_zero, range(4), chunksize=1)
+        pool.close()
+        pool.join()
+
+
+def test_terminating_ends_a_map_that_failed_while_its_items_were_still_taken():
+    def items():
+        yield from range(5)
+        fed.set()
+        go_on.wait()
+
+    fed, go_on = threading.Event(), threading.Event()
+    with procession.get_context("fork").Pool(1) as pool:
+        result, feed = pool._engine.map_async(pool, fail_at_three, items(), 1, False, None, None)
+        feeding = threading.Thread(target=feed.feed, args=(9,))
+        feeding.start()
+        assert fed.wait(50)
+        # It comes after the others.
+        assert pool.apply(square, (2,)) == 4
+        pool.terminate()
+        with pytest.raises(ValueError, match="three"):
+            result.get(50)
+        go_on.set()
+        feeding.join()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running:ResourceWarning")

@@ -389,6 +389,8 @@ impl Job {
         if state.failure.is_none() {
             self.end_early(&mut state, Verdict::Terminated);
         } else {
+            // The failure is the last that is handed out, though it may not be known as yet how many tasks there were to be.
+            state.total.get_or_insert(u64::MAX);
             state.kept.clear();
             self.done.store(true, Ordering::Release);
         }
@@ -563,6 +565,18 @@ mod tests {
             assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Done));
             assert!(matches!(job.next(), Next::End));
         }
+    }
+
+    #[test]
+    fn giving_up_a_job_that_failed_before_all_its_tasks_were_known_ends_it_with_the_failure() {
+        let job = job(1, Order::Collected);
+        job.deliver(0, outcome(Verdict::Done, 0));
+        job.deliver(1, outcome(Verdict::Failed, 1));
+        assert!(matches!(job.next(), Next::Pending));
+        job.give_up();
+        assert_eq!(taken(&job), Some((1, Verdict::Failed, 1)));
+        assert!(job.has_next());
+        assert!(matches!(job.next(), Next::End));
     }
 
     #[test]

@@ -252,8 +252,8 @@ fn split_failure(payload: &[u8]) -> (String, &[u8]) {
 /// What has been made of a call's outcomes.
 #[derive(Debug)]
 enum Content {
-    /// Nothing, or a part of the list of a map.
-    Loading(Option<Py<PyList>>),
+    /// Nothing, or a part of the list of a map, and the first error met on the way.
+    Loading(Option<Py<PyList>>, Option<Py<PyBaseException>>),
     Value(Py<PyAny>),
     Error(Py<PyBaseException>),
 }
@@ -292,7 +292,7 @@ impl Drop for Loading<'_> {
 
 impl ApplyResult {
     pub(super) fn new(call: Arc<Call>) -> Self {
-        Self { call: Some(call), content: Mutex::new(Content::Loading(None)), loading: Mutex::new(None) }
+        Self { call: Some(call), content: Mutex::new(Content::Loading(None, None)), loading: Mutex::new(None) }
     }
 
     fn call(&self) -> PyResult<&Call> {
@@ -310,18 +310,17 @@ impl ApplyResult {
             ));
         }
         let mut content = this.content.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
-        let Content::Loading(list) = &mut *content else {
+        let Content::Loading(list, failed) = &mut *content else {
             return Ok(());
         };
         let _loading = Loading::by(&this.loading, me);
         let is_map = slf.is_instance_of::<MapResult>();
-        let mut failed = None;
         let loaded = loop {
             match call.job.next() {
                 Next::Pending => return Ok(()),
                 Next::End => {
                     let list = list.take().unwrap_or_else(|| PyList::empty(py).unbind());
-                    break failed.map_or_else(|| Content::Value(list.into_any()), Content::Error);
+                    break failed.take().map_or_else(|| Content::Value(list.into_any()), Content::Error);
                 }
                 Next::Outcome(index, mut outcome) => {
                     let value = call.value_of(py, index, &mut outcome);
@@ -349,7 +348,7 @@ impl ApplyResult {
     fn loaded(&self, py: Python<'_>) -> Option<PyResult<Py<PyAny>>> {
         let content = self.content.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
         match &*content {
-            Content::Loading(_) => None,
+            Content::Loading(..) => None,
             Content::Value(value) => Some(Ok(value.clone_ref(py))),
             Content::Error(error) => Some(Err(PyErr::from_value(error.bind(py).clone().into_any()))),
         }
@@ -362,7 +361,7 @@ impl ApplyResult {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn make(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { call: None, content: Mutex::new(Content::Loading(None)), loading: Mutex::new(None) }
+        Self { call: None, content: Mutex::new(Content::Loading(None, None)), loading: Mutex::new(None) }
     }
 
     /// Whether the call has completed.
@@ -432,7 +431,10 @@ impl ApplyResult {
             call.traverse(&visit)?;
         }
         match self.content.try_lock().as_deref() {
-            Ok(Content::Loading(list)) => visit.call(list),
+            Ok(Content::Loading(list, failed)) => {
+                visit.call(list)?;
+                visit.call(failed)
+            }
             Ok(Content::Value(value)) => visit.call(value),
             Ok(Content::Error(error)) => visit.call(error),
             Err(_) => Ok(()),
@@ -445,7 +447,7 @@ impl ApplyResult {
         }
         let content = std::mem::replace(
             &mut *self.content.lock().unwrap_or_else(PoisonError::into_inner),
-            Content::Loading(None),
+            Content::Loading(None, None),
         );
         drop(content);
     }
