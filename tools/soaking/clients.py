@@ -1,6 +1,7 @@
 """Rounds with processes that use something together, some of which are killed meanwhile."""
 
 import os
+import secrets
 import time
 from queue import Empty
 
@@ -248,7 +249,8 @@ def memory(rng, context, book, tell):
     """Processes that fill parts of named memory and of a shared array: all that was written is there."""
     count, size = rng.randint(2, 5), rng.choice([64, 4096, 1 << 18])
     clients = Clients(rng, context)
-    made = shared_memory.SharedMemory(create=True, size=count * size)
+    # A name of its own, as others may make files in /dev/shm at the same time.
+    made = shared_memory.SharedMemory(f"soak-{os.getpid()}-{secrets.token_hex(4)}", create=True, size=count * size)
     array = procession.shared_array(count, "i8") if numpy is not None else None
     name = made.name
     tell(f"{count} parts of {size}")
