@@ -1,10 +1,12 @@
 """Arrays that several processes have at once."""
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -31,6 +33,17 @@ def made_here(value):
     array = procession.shared_array(1000, np.int64)
     array[:] = value
     return array
+
+
+def killed_at_first(mark, array):
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 9)
+    return total(array)
+
+
+def total(array):
+    return float(array.sum())
 
 
 def put_and_end(queue):
@@ -81,7 +94,8 @@ def test_views_of_one_array_are_views_of_one_array_there(ctx):
 
 def test_a_pool_gets_and_returns_it_without_copies(ctx):
     array = procession.shared_array(10, np.int64)
-    with ctx.Pool(2) as pool:
+    # One worker: two that add to the same item at a time would lose something.
+    with ctx.Pool(1) as pool:
         rests = pool.map(passed_on, [array] * 6, chunksize=2)
         assert array[0] == 6
         for rest in rests:
@@ -95,6 +109,48 @@ def test_it_outlives_the_worker_that_made_it(ctx):
     with ctx.Pool(1, maxtasksperchild=1) as pool:
         results = [pool.apply_async(made_here, (number,)) for number in range(3)]
         assert [int(result.get()[0]) for result in results] == [0, 1, 2]
+
+
+def test_a_result_is_there_when_its_worker_has_long_ended(ctx):
+    pool = ctx.Pool(2)
+    results = [pool.apply_async(made_here, (number,)) for number in range(3)]
+    mapped = pool.map_async(made_here, range(3, 6), chunksize=2)
+    pool.close()
+    pool.join()
+    assert [int(array.sum()) for array in (*(result.get() for result in results), *mapped.get())] == [
+        number * 1000 for number in range(6)
+    ]
+
+
+def test_a_task_that_is_tried_again_still_finds_its_array(tmp_path, nothing_left_behind):
+    ctx = procession.get_context("fork")
+    with ctx.Pool(1) as pool:
+        before = processes.descriptors()
+        array = procession.shared_array(100)
+        array[:] = 2
+        result = pool.apply_async(killed_at_first, (tmp_path / "mark", array), retries=1)
+        del array
+        assert result.get() == 200
+        del result
+        assert processes.descriptors() == before
+
+
+@pytest.mark.parametrize("function", [total, lambda array: total(array)], ids=["by name", "by value"])
+def test_a_pool_keeps_arrays_until_their_task_is_done(function, nothing_left_behind):
+    with procession.get_context("fork").Pool(2) as pool:
+        assert pool.apply(function, (procession.shared_array(3),)) == 0
+        before = processes.descriptors()
+        assert pool.map(function, [procession.shared_array(1000) for _ in range(20)]) == [0] * 20
+        refused = pool.apply_async(function, (procession.shared_array(3), threading.Lock()))
+        refused.wait()
+        assert not refused.successful()
+        del refused
+        gc.collect()
+        results = pool.imap(made_here, range(20))
+        assert next(results).sum() == 0
+        del results
+        pool.apply(total, (np.zeros(1),))
+        assert processes.descriptors() == before
 
 
 def test_a_producer_ends_when_its_array_has_been_fetched(ctx):

@@ -294,6 +294,8 @@ class BaseProcess:
         finally:
             if (threading := sys.modules.get("threading")) is not None:
                 threading._shutdown()
+            # Of what it has taken from queues that are joined.
+            _core.hand_on(code != 0)
             util.info("process exiting with exitcode %d", code)
             util._flush_std_streams()
         return code

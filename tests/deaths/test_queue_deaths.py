@@ -251,6 +251,39 @@ def test_joinable_queue_consumer_killed(ctx):
         q.task_done()
 
 
+def take_and_end(q, there):
+    there.send(q.get())
+
+
+def fail_with_one(q):
+    q.get()
+    raise SystemExit(3)
+
+
+def test_what_a_process_that_ends_in_order_has_taken_may_be_dealt_with_by_others(ctx):
+    """As in the standard package. Whoever fails, however, has lost it."""
+    q = ctx.JoinableQueue()
+    here, there = ctx.Pipe()
+    q.put_many(range(2))
+    child = ctx.Process(target=take_and_end, args=(q, there))
+    child.start()
+    assert here.recv() == 0
+    child.join()
+    child = ctx.Process(target=fail_with_one, args=(q,))
+    child.start()
+    child.join()
+    assert child.exitcode == 3
+    joined = []
+    thread = threading.Thread(target=lambda: joined.append(q.join()), daemon=True)
+    with pytest.warns(RuntimeWarning, match=f"ended with 1 of the queue's objects in its hands.*{child.pid}"):
+        thread.start()
+        assert processes.eventually(lambda: q._unfinished == 1)
+        assert not joined
+        q.task_done()
+        thread.join()
+    assert joined
+
+
 def deal_with(q, go):
     go.acquire()
     q.task_done()

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use procession_core::memory::{SegmentId, Travelling, Whereabouts, sweep};
+use procession_core::memory::{SegmentId, Travelling, Way, Whereabouts, sweep};
 use pyo3::{
     exceptions::{PyBufferError, PyMemoryError, PyValueError},
     ffi,
@@ -54,15 +54,16 @@ impl ArrayMemory {
 
     /// The memory that `send()` of another process tells of.
     #[staticmethod]
-    fn fetch(py: Python<'_>, id: [u8; 16], pid: u32, number: RawFd) -> PyResult<Self> {
-        let whereabouts = Whereabouts { id: SegmentId::from_bytes(id), pid, number };
+    fn fetch(py: Python<'_>, id: [u8; 16], pid: u32, number: RawFd, lent: bool) -> PyResult<Self> {
+        let way = if lent { Way::Lent } else { Way::Sent };
+        let whereabouts = Whereabouts { id: SegmentId::from_bytes(id), pid, number, way };
         Ok(Self(Some(py.detach(|| Travelling::fetch(whereabouts)).map_err(raised)?)))
     }
 
-    /// Keeps the memory until one process more has fetched it; returns the arguments for that.
-    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, u32, RawFd)> {
+    /// Keeps the memory until one process more has fetched it, unless it is lent; returns the arguments for that.
+    fn send<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, u32, RawFd, bool)> {
         let sent = self.memory()?.send();
-        Ok((PyBytes::new(py, &sent.id.to_bytes()), sent.pid, sent.number))
+        Ok((PyBytes::new(py, &sent.id.to_bytes()), sent.pid, sent.number, sent.way == Way::Lent))
     }
 
     /// Waits until all that this process has sent was fetched, at most so many seconds; whether it was.

@@ -56,8 +56,8 @@ pub mod _core {
     };
     #[pymodule_export]
     use super::process::{
-        Child, follow, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors, spawnv_passfds,
-        unfollow, wait_readable,
+        Child, follow, hand_on, life_sentinel, message_sockets, receive_with_descriptors, send_with_descriptors,
+        spawnv_passfds, unfollow, wait_readable,
     };
     #[pymodule_export]
     use super::synchronized::{Synchronized, SynchronizedArray, synchronized_property};

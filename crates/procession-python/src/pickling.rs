@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use procession_core::memory::Travelling;
+use procession_core::memory::{Travelling, Way};
 use pyo3::{
     buffer::PyUntypedBuffer,
     exceptions::{PyKeyError, PyMemoryError},
@@ -50,7 +50,7 @@ pub(crate) fn with_pickle<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts()));
     }
-    unless_sent_take_back(|| {
+    with_arrays(Way::Sent, || {
         let (chunks, _) = pickle(object, &IDLE)?;
         Ok(match &chunks[..] {
             [chunk] => put(&[chunk.bytes(object.py())]),
@@ -59,9 +59,13 @@ pub(crate) fn with_pickle<R>(
     })
 }
 
-/// Shared arrays of a message that was not sent after all are not kept for its receiver.
-fn unless_sent_take_back<R>(send: impl FnOnce() -> PyResult<PyResult<R>>) -> PyResult<PyResult<R>> {
-    Travelling::with_return(send, |sent| matches!(sent, Ok(Ok(_))))
+/// Calls what pickles and sends a message. Shared arrays of one that was not sent after all are not kept for its receiver.
+///
+/// # Errors
+///
+/// Those of `send`.
+pub(crate) fn with_arrays<R>(way: Way, send: impl FnOnce() -> PyResult<PyResult<R>>) -> PyResult<PyResult<R>> {
+    Travelling::with_message(way, send, |sent| matches!(sent, Ok(Ok(_))))
 }
 
 /// [`with_pickle`], with large buffers apart where the object has any: `put` is told whether it has. The pieces are those of
@@ -77,7 +81,7 @@ pub(crate) fn with_pickle_apart<R>(
     if let Some(plain) = Plain::of(object) {
         return Ok(put(&plain.parts(), false));
     }
-    unless_sent_take_back(|| {
+    with_arrays(Way::Sent, || {
         let (chunks, buffers) = pickle(object, &IDLE_APART)?;
         let pieces = chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>();
         Ok(if buffers.is_empty() {
@@ -97,16 +101,26 @@ pub(crate) fn with_buffers<R>(
     object: &Bound<'_, PyAny>,
     put: impl FnOnce(&[&[u8]], &[&[u8]]) -> PyResult<R>,
 ) -> PyResult<PyResult<R>> {
-    if let Some(plain) = Plain::of(object) {
-        return Ok(put(&plain.parts(), &[]));
+    match Plain::of(object) {
+        Some(plain) => Ok(put(&plain.parts(), &[])),
+        None => with_arrays(Way::Sent, || with_buffers_of_message(object, put)),
     }
-    unless_sent_take_back(|| {
-        let (chunks, buffers) = pickle(object, &IDLE_APART)?;
-        let buffers: Vec<&[u8]> = buffers.iter().map(bytes_of).collect();
-        Ok(match &chunks[..] {
-            [chunk] => put(&[chunk.bytes(object.py())], &buffers),
-            chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>(), &buffers),
-        })
+}
+
+/// [`with_buffers`], as a part of what [`with_arrays`] calls.
+///
+/// # Errors
+///
+/// The outer one is the pickler's.
+pub(crate) fn with_buffers_of_message<R>(
+    object: &Bound<'_, PyAny>,
+    put: impl FnOnce(&[&[u8]], &[&[u8]]) -> PyResult<R>,
+) -> PyResult<PyResult<R>> {
+    let (chunks, buffers) = pickle(object, &IDLE_APART)?;
+    let buffers: Vec<&[u8]> = buffers.iter().map(bytes_of).collect();
+    Ok(match &chunks[..] {
+        [chunk] => put(&[chunk.bytes(object.py())], &buffers),
+        chunks => put(&chunks.iter().map(|chunk| chunk.bytes(object.py())).collect::<Vec<_>>(), &buffers),
     })
 }
 

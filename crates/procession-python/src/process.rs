@@ -128,6 +128,13 @@ pub(crate) fn unfollow() {
     FOLLOWING.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
+/// The user's code is over: unless it has `failed`, what this process has taken from queues that are joined, and not dealt with, is
+/// not lost by its end.
+#[pyfunction]
+pub(crate) fn hand_on(failed: bool) {
+    procession_core::channel::hand_on(failed);
+}
+
 /// Waits until a descriptor is readable; returns whether it came to that in time.
 #[pyfunction]
 #[pyo3(signature = (fd, timeout = Timeout::FOREVER))]

@@ -11,7 +11,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use procession_core::process::{self, Following};
+use procession_core::{
+    channel::hand_on,
+    process::{self, Following},
+};
 use rustix::{
     fs::{Mode, OFlags},
     io::{FdFlags, fcntl_getfd, fcntl_setfd},
@@ -37,6 +40,7 @@ pub(crate) fn run_spawned(number: OsString) -> ! {
         );
         EXIT_NOT_BEGUN
     };
+    hand_on(code != 0);
     // Flushes what is printed.
     std::process::exit(code)
 }
@@ -65,6 +69,7 @@ pub(crate) fn run(socket: OwnedFd) -> i32 {
 
 /// Ends a forked process, whose exit handlers are its parent's.
 pub(crate) fn exit_forked(code: i32) -> ! {
+    hand_on(code != 0);
     at_exit();
     // There is nobody left to tell.
     let _ = io::stdout().flush();

@@ -3,8 +3,13 @@
 //! Only queues that are joined keep this table. Without it, `join` would wait for ever for what a process had taken before it
 //! was killed (PROTOCOL.md, "A process dies with messages in its hands").
 //!
-//! An entry belongs to the process whose `ProcessId` is in `owner`; zero: nobody ever had it. Whoever holds the ring's
-//! consumer lock may take one for itself that is nobody's or a dead process's, and writes `held` before `owner`.
+//! An entry belongs to the process whose `ProcessId` is in `owner`:
+//!
+//! | `owner` | whose it is | changed by |
+//! |---------|-------------|------------|
+//! | zero | nobody's, never used | who holds the ring's consumer lock, to its own; it writes `held` before |
+//! | a process | that process's; anybody's when it is dead | the process, as it ends in order: to `HANDED_ON`. Of the dead: as above |
+//! | `HANDED_ON` | nobody's; anybody's when `held` is zero | as above |
 
 use crate::{
     kills::point,
@@ -15,6 +20,9 @@ use crate::{
     process::ProcessId,
 };
 
+/// In place of a process: one that ended in order with messages in its hands. It has handed them on, or will never be asked for
+/// them; in any case somebody else may still say that they are dealt with.
+const HANDED_ON: u64 = u64::MAX;
 /// So many processes may take from a queue that is joined. If there are more at a time, nobody is made up for.
 const ENTRIES: usize = if cfg!(loom) { 2 } else { 128 };
 
@@ -77,19 +85,24 @@ impl Holders {
     }
 
     /// Notes a message as in the hands of this process. The caller holds the consumer lock, and takes the message out after.
-    pub(super) fn take(&self) {
-        self.take_for(ProcessId::current().to_bits(), is_alive);
+    /// Tells whether it is the first of this process.
+    pub(super) fn take(&self) -> bool {
+        self.take_for(ProcessId::current().to_bits(), is_alive)
     }
 
-    fn take_for(&self, own: u64, is_alive: impl Fn(u64) -> bool) {
+    fn take_for(&self, own: u64, is_alive: impl Fn(u64) -> bool) -> bool {
         if let Some(entry) = self.own(own) {
             entry.held.fetch_add(1, AcqRel);
-            return;
+            return false;
         }
         let start = own as usize;
         let nth = |n: usize| &self.entries[start.wrapping_add(n) % ENTRIES];
         let nobodys = (0..ENTRIES).map(nth).find(|entry| entry.owner.load(Relaxed) == 0);
-        let free = nobodys.or_else(|| (0..ENTRIES).map(nth).find(|entry| !is_alive(entry.owner.load(Relaxed))));
+        let is_over = |entry: &&Entry| match entry.owner.load(Relaxed) {
+            HANDED_ON => entry.held.load(Relaxed) == 0,
+            owner => !is_alive(owner),
+        };
+        let free = nobodys.or_else(|| (0..ENTRIES).map(nth).find(is_over));
         match free {
             Some(entry) => {
                 // What a dead process held is of no account: it is known by what nobody living holds.
@@ -98,6 +111,18 @@ impl Holders {
                 point("holders: an entry taken, the message not");
             }
             None => self.overflowed.store(1, Release),
+        }
+        true
+    }
+
+    /// This process ends in order, or is through with the queue: what it has in hand is not lost.
+    pub(super) fn hand_on(&self) {
+        self.hand_on_of(ProcessId::current().to_bits());
+    }
+
+    fn hand_on_of(&self, own: u64) {
+        if let Some(entry) = self.own(own).filter(|entry| entry.held.load(Relaxed) > 0) {
+            entry.owner.store(HANDED_ON, Release);
         }
     }
 
@@ -117,7 +142,10 @@ impl Holders {
     }
 
     fn done_by(&self, own: u64, count: impl FnOnce() -> bool) -> bool {
-        let held = self.own(own).map(|entry| &entry.held).filter(|held| held.load(Acquire) > 0);
+        let has_some = |entry: &&Entry| entry.held.load(Acquire) > 0;
+        let own = self.own(own).filter(has_some);
+        let handed_on = || self.entries.iter().filter(|entry| entry.owner.load(Relaxed) == HANDED_ON).find(has_some);
+        let held = own.or_else(handed_on).map(|entry| &entry.held);
         let less = |number: u64| number.checked_sub(1);
         if held.is_none() && self.made_up.fetch_update(AcqRel, Acquire, less).is_ok() {
             return true;
@@ -158,7 +186,7 @@ impl Holders {
             if held == 0 {
                 continue;
             }
-            if is_alive(owner) {
+            if owner == HANDED_ON || is_alive(owner) {
                 living = living.saturating_add(held);
             } else {
                 pids.extend(ProcessId::from_bits(owner).map(ProcessId::pid));
@@ -223,6 +251,25 @@ mod tests {
         holders.make_up(1);
         assert!(holders.done_by(7, counted));
         assert!(holders.done_by(7, || unreachable!("it was made up for")));
+    }
+
+    #[test]
+    fn what_is_handed_on_is_not_lost_and_others_say_so() {
+        let holders = Holders::default();
+        for owner in [7, 7, 8] {
+            holders.take_for(owner, |_| true);
+        }
+        holders.hand_on_of(7);
+        assert_eq!(holders.lost_if(|| 3, || 0, |_| false).unwrap(), Lost { messages: 1, pids: vec![8] });
+        // 9 never took any: it speaks for those of 7.
+        assert!(holders.done_by(9, counted));
+        assert!(holders.done_by(9, counted));
+        assert_eq!(holders.lost_if(|| 3, || 2, |_| true), None);
+        // The entry serves others now.
+        for owner in 100..100 + ENTRIES as u64 - 1 {
+            assert!(holders.take_for(owner, |_| true));
+        }
+        assert_eq!(holders.overflowed.load(Relaxed), 0);
     }
 
     #[test]

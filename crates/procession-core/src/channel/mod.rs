@@ -41,7 +41,7 @@ pub use listener::{AcceptError, Listener, ListenerOptions, connect, connect_auth
 pub use message::Message;
 pub use pipe::{one_way_pipe, pipe};
 pub use put::{Along, PutError};
-pub use queue::{Queue, TooManyDone};
+pub use queue::{Queue, TooManyDone, hand_on};
 pub use ring::{Delivered, Ring};
 pub use take::TakeError;
 pub use wait::wait;

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -57,8 +60,37 @@ struct Shared {
 /// The queues of this process, so that one sent twice has its descriptors once. See `registered` in `segment.rs`.
 static KNOWN: ForkLocal<Mutex<HashMap<SegmentId, Weak<Shared>>>> = ForkLocal::new();
 
+/// The queues of which this process has, or had, messages in its hands, where that is kept.
+static IN_HANDS: ForkLocal<Mutex<Vec<Weak<Shared>>>> = ForkLocal::new();
+
+/// Whether the user's code has failed: this process does not end in order.
+static FAILED: ForkLocal<AtomicBool> = ForkLocal::new();
+
+/// The user's code is over. If it has returned, what this process has taken and not dealt with is not lost by its end
+/// ([`Queue::join`]); if it has `failed`, it is. For those who start processes.
+pub fn hand_on(failed: bool) {
+    if failed {
+        FAILED.get().store(true, Relaxed);
+        return;
+    }
+    let taken = std::mem::take(&mut *IN_HANDS.get().lock().unwrap_or_else(PoisonError::into_inner));
+    for shared in taken.iter().filter_map(Weak::upgrade) {
+        shared.holders().hand_on();
+    }
+}
+
+impl Shared {
+    fn holders(&self) -> &Holders {
+        &self.ring.map().header().holders
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
+        // Its process may still tell others of what it has.
+        if self.holders().are_kept() && !std::thread::panicking() && !FAILED.get().load(Relaxed) {
+            self.holders().hand_on();
+        }
         let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.ring.segment().id();
         if known.get(&id).is_some_and(|shared| shared.strong_count() == 0) {
@@ -460,7 +492,11 @@ impl Queue {
         let mut noted = 0;
         let taken = take(&mut |message| {
             read(message)?;
-            self.holders().take();
+            if self.holders().take() {
+                let mut all = IN_HANDS.get().lock().unwrap_or_else(PoisonError::into_inner);
+                all.retain(|shared| shared.strong_count() > 0);
+                all.push(Arc::downgrade(&self.shared));
+            }
             noted += 1;
             Ok(())
         });
@@ -557,7 +593,7 @@ impl Queue {
     }
 
     fn holders(&self) -> &Holders {
-        &self.ring().map().header().holders
+        self.shared.holders()
     }
 
     /// Says that a message that was taken has been dealt with.
@@ -584,7 +620,8 @@ impl Queue {
     }
 
     /// Waits until all messages that were put have been dealt with. What processes had in their hands when they died counts as
-    /// dealt with, if the queue [knows](Self::keep_holders) who has what: `lost` is told of it.
+    /// dealt with, if the queue [knows](Self::keep_holders) who has what: `lost` is told of it. Not so what a process had when it
+    /// [ended in order](hand_on): it may have handed that on to another, which says when it is dealt with.
     ///
     /// # Errors
     ///

@@ -4,6 +4,9 @@
 //! which process and under which number, and the receiver [fetches](Travelling::fetch) it there. Between the two the memory is
 //! *under way*: the sender keeps it, even if nobody there uses it any more.
 //!
+//! What a pool gives its workers is only *lent*: the pool keeps it until it knows what became of the task, and nothing is counted.
+//! What comes back is fetched when the result arrives, long before anybody unpickles it ([`Travelling::with_arrived`]).
+//!
 //! How often it is under way stands in the memory itself, in its first page, one word for each sender (or for several,
 //! whose ids are the same modulo [`SENDERS`]):
 //!
@@ -53,9 +56,26 @@ const _: () = assert!(WORDS + 8 * SENDERS as usize <= BEFORE);
 /// What this process has sent and is perhaps still under way.
 static UNDER_WAY: ForkLocal<Mutex<Vec<Segment>>> = ForkLocal::new();
 
+/// How memory goes with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is kept until the receiver has fetched it.
+    Sent,
+    /// Whoever makes the message keeps it ([`Travelling::of_message`]) until the receiver has it for sure.
+    Lent,
+}
+
+/// The message that a thread is making.
+#[derive(Debug)]
+struct Making {
+    way: Way,
+    with_it: Vec<Travelling>,
+}
+
 thread_local! {
-    /// What this thread has sent since [`Travelling::with_return`] was called, if it was.
-    static SENT: RefCell<Option<Vec<Segment>>> = const { RefCell::new(None) };
+    static MAKING: RefCell<Option<Making>> = const { RefCell::new(None) };
+    /// What has come with the message that is being read, and is not fetched any more.
+    static ARRIVED: RefCell<Vec<Travelling>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Memory, all zero at first, that can be sent to any process of the same user on this machine. Clones are the same memory.
@@ -71,6 +91,28 @@ pub struct Whereabouts {
     pub pid: u32,
     /// Its descriptor there.
     pub number: RawFd,
+    /// Whether the sender waits to hear that it was fetched.
+    pub way: Way,
+}
+
+impl Whereabouts {
+    /// How long the encoded form is.
+    pub const LENGTH: usize = 24;
+
+    /// As bytes. Only of memory that was sent.
+    pub(crate) fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..16].copy_from_slice(&self.id.to_bytes());
+        bytes[16..20].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[20..].copy_from_slice(&self.number.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::LENGTH]) -> Self {
+        let [id @ .., p0, p1, p2, p3, n0, n1, n2, n3] = *bytes;
+        let (pid, number) = (u32::from_le_bytes([p0, p1, p2, p3]), RawFd::from_le_bytes([n0, n1, n2, n3]));
+        Self { id: SegmentId::from_bytes(id), pid, number, way: Way::Sent }
+    }
 }
 
 impl Travelling {
@@ -101,34 +143,73 @@ impl Travelling {
         Ok(Self(segment))
     }
 
-    /// Says that the memory goes on its way, and where the receiver will find it. This process keeps it until then.
+    /// Says that the memory goes on its way, and where the receiver will find it. This process keeps it until then, but where it
+    /// is only [lent](Way::Lent).
     pub fn send(&self) -> Whereabouts {
-        let pid = std::process::id();
-        self.word(pid).fetch_add(1, Ordering::AcqRel);
-        SENT.with_borrow_mut(|sent| sent.iter_mut().for_each(|sent| sent.push(self.0.clone())));
-        sweep();
-        let mut kept = UNDER_WAY.get().lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.iter().all(|segment| segment.id() != self.0.id()) {
-            kept.push(self.0.clone());
+        let way = MAKING.with_borrow_mut(|making| {
+            making.as_mut().map_or(Way::Sent, |making| {
+                making.with_it.push(self.clone());
+                making.way
+            })
+        });
+        if way == Way::Sent {
+            self.word(std::process::id()).fetch_add(1, Ordering::AcqRel);
+            sweep();
+            let mut kept = UNDER_WAY.get().lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.iter().all(|segment| segment.id() != self.0.id()) {
+                kept.push(self.0.clone());
+            }
         }
-        Whereabouts { id: self.0.id(), pid, number: self.0.as_fd().as_raw_fd() }
+        self.whereabouts(way)
+    }
+
+    /// What [`send`](Self::send) has told.
+    pub(crate) fn whereabouts(&self, way: Way) -> Whereabouts {
+        Whereabouts { id: self.0.id(), pid: std::process::id(), number: self.0.as_fd().as_raw_fd(), way }
     }
 
     /// Calls what makes a message and sends it. What is [sent](Self::send) meanwhile by this thread counts as come back if the
     /// message was not sent after all: else it would be kept for nobody.
-    pub fn with_return<R>(call: impl FnOnce() -> R, was_sent: impl FnOnce(&R) -> bool) -> R {
+    pub fn with_message<R>(way: Way, call: impl FnOnce() -> R, was_sent: impl FnOnce(&R) -> bool) -> R {
         let pid = std::process::id();
-        let outer = SENT.replace(Some(Vec::new()));
+        let outer = MAKING.replace(Some(Making { way, with_it: Vec::new() }));
         let result = call();
-        let sent = SENT.replace(outer).unwrap_or_default();
         // A child that was forked meanwhile has nothing to do with it.
-        if !sent.is_empty() && !was_sent(&result) && pid == std::process::id() {
-            for segment in &sent {
-                word(segment, pid).fetch_sub(1, Ordering::AcqRel);
+        if pid == std::process::id() && !was_sent(&result) {
+            Self::take_back();
+        }
+        MAKING.set(outer);
+        result
+    }
+
+    /// What was sent so far counts as come back: the message that this thread is making is begun anew, or was not sent.
+    pub fn take_back() {
+        let taken = MAKING.with_borrow_mut(|making| {
+            let making = making.as_mut().filter(|making| making.way == Way::Sent)?;
+            Some(std::mem::take(&mut making.with_it)).filter(|with_it| !with_it.is_empty())
+        });
+        if let Some(with_it) = taken {
+            for memory in &with_it {
+                memory.word(std::process::id()).fetch_sub(1, Ordering::AcqRel);
             }
-            drop(sent);
+            drop(with_it);
             sweep();
         }
+    }
+
+    /// What goes with the message that this thread is making, so far.
+    pub fn of_message() -> Vec<Self> {
+        MAKING.with_borrow(|making| making.as_ref().map(|making| making.with_it.clone()).unwrap_or_default())
+    }
+
+    /// Calls what reads a message. What is [fetched](Self::fetch) meanwhile by this thread may have arrived already.
+    pub fn with_arrived<R>(arrived: Vec<Self>, call: impl FnOnce() -> R) -> R {
+        if arrived.is_empty() {
+            return call();
+        }
+        let outer = ARRIVED.replace(arrived);
+        let result = call();
+        drop(ARRIVED.replace(outer));
         result
     }
 
@@ -138,11 +219,20 @@ impl Travelling {
     ///
     /// [`io::ErrorKind::NotFound`] if the sender has ended, or has let go of it; else as open(2) and mmap(2).
     pub fn fetch(whereabouts: Whereabouts) -> io::Result<Self> {
+        let arrived = ARRIVED.with_borrow_mut(|arrived| {
+            let place = arrived.iter().position(|memory| memory.0.id() == whereabouts.id);
+            place.map(|place| arrived.swap_remove(place))
+        });
+        if let Some(arrived) = arrived {
+            return Ok(arrived);
+        }
         let found = match Segment::known(whereabouts.id) {
             Some(segment) => Self(segment),
             None => Self::fetch_anew(whereabouts)?,
         };
-        found.word(whereabouts.pid).fetch_sub(1, Ordering::AcqRel);
+        if whereabouts.way == Way::Sent {
+            found.word(whereabouts.pid).fetch_sub(1, Ordering::AcqRel);
+        }
         sweep();
         Ok(found)
     }
@@ -257,9 +347,18 @@ mod tests {
     #[test]
     fn what_is_not_sent_after_all_is_not_kept() {
         let memory = Travelling::allocate(100).unwrap();
-        let whereabouts = Travelling::with_return(|| memory.send(), |_| true);
+        let whereabouts = Travelling::with_message(Way::Sent, || memory.send(), |_| true);
         let id = whereabouts.id;
-        assert_eq!(Travelling::with_return(|| memory.send(), |_| false), whereabouts);
+        assert_eq!(Travelling::with_message(Way::Sent, || memory.send(), |_| false), whereabouts);
+        Travelling::with_message(
+            Way::Sent,
+            || {
+                memory.send();
+                Travelling::take_back();
+                assert!(Travelling::of_message().is_empty());
+            },
+            |()| true,
+        );
         assert!(is_kept(id));
         drop(memory);
         Travelling::fetch(whereabouts).unwrap();
@@ -267,11 +366,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lent_is_kept_by_nobody_else_and_its_return_is_not_told() {
+        let memory = Travelling::allocate(100).unwrap();
+        let (whereabouts, lent) =
+            Travelling::with_message(Way::Lent, || (memory.send(), Travelling::of_message()), |_| true);
+        assert!(!is_kept(whereabouts.id));
+        drop(memory);
+        drop(Travelling::fetch(whereabouts).unwrap());
+        assert_eq!(lent[0].word(std::process::id()).load(Ordering::Relaxed), 0);
+        drop(lent);
+        assert_eq!(Travelling::fetch(whereabouts).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_fetched_again() {
+        let memory = Travelling::allocate(100).unwrap();
+        let whereabouts = memory.send();
+        assert_eq!(Whereabouts::from_bytes(&whereabouts.to_bytes()), whereabouts);
+        let arrived = Travelling::fetch(whereabouts).unwrap();
+        assert!(!is_kept(whereabouts.id));
+        drop(memory);
+        let again = Travelling::with_arrived(vec![arrived], || {
+            let received = Travelling::fetch(whereabouts).unwrap();
+            assert_eq!(received.word(std::process::id()).load(Ordering::Relaxed), 0);
+            drop(received);
+            Travelling::fetch(whereabouts)
+        });
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
     fn another_file_under_the_number_is_not_taken_for_it() {
         let memory = Travelling::allocate(10).unwrap();
         let number = memory.as_fd().as_raw_fd();
         let id = SegmentId::from_bytes([7; 16]);
-        let wrong = Whereabouts { id, pid: std::process::id(), number };
+        let wrong = Whereabouts { id, pid: std::process::id(), number, way: Way::Sent };
         assert_eq!(Travelling::fetch(wrong).unwrap_err().kind(), io::ErrorKind::NotFound);
         let (reader, _writer) = std::io::pipe().unwrap();
         let pipe = Whereabouts { number: OwnedFd::from(reader).as_raw_fd(), ..wrong };

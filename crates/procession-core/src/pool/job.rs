@@ -1,7 +1,7 @@
 //! A job: the tasks of one call, and what has come back of them.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     loom::{AtomicU32, Ordering},
-    memory::Claimed,
+    memory::{Claimed, Travelling},
     sys::futex,
 };
 
@@ -39,7 +39,7 @@ impl Outcome {
 
     /// The face's bytes.
     pub fn payload(&self) -> &[u8] {
-        self.message.bytes.get(ResultHeader::LENGTH..).unwrap_or_default()
+        ResultHeader::split(&self.message.bytes).1
     }
 
     /// How long each item took, in nanoseconds; zero if that was not measured.
@@ -55,6 +55,11 @@ impl Outcome {
     /// The blocks that came with them.
     pub fn take_blocks(&mut self) -> Vec<Claimed> {
         std::mem::take(&mut self.message.blocks)
+    }
+
+    /// The memory that was sent with them: see [`Travelling::with_arrived`].
+    pub fn take_arrays(&mut self) -> Vec<Travelling> {
+        std::mem::take(&mut self.message.arrays)
     }
 }
 
@@ -121,6 +126,8 @@ struct State {
     failure: Option<(u64, Outcome)>,
     /// The tasks without an outcome, if they may be retried.
     kept: Kept,
+    /// What was lent to the tasks without an outcome, by their indices.
+    lent: BTreeMap<u64, Vec<Travelling>>,
     abandoned: bool,
 }
 
@@ -324,6 +331,19 @@ impl Job {
         self.state().kept.remove(index);
     }
 
+    /// Keeps what a task about to be submitted is lent, until it has an outcome.
+    pub fn lend(&self, index: u64, lent: Vec<Travelling>) {
+        if !lent.is_empty() {
+            self.state().lent.insert(index, lent);
+        }
+    }
+
+    /// The task was not submitted after all.
+    pub fn take_back(&self, index: u64) {
+        let lent = self.state().lent.remove(&index);
+        drop(lent);
+    }
+
     /// A task that is to be given to another worker.
     pub(super) fn kept(&self, index: u64) -> Option<Arc<Message>> {
         self.state().kept.message(index)
@@ -346,6 +366,7 @@ impl Job {
             return false;
         }
         outcome.deaths += state.kept.remove(index);
+        let lent = state.lent.remove(&index);
         let pace = outcome.pace();
         if pace != 0 {
             // One slow task is no reason to take all that follow for slow.
@@ -367,6 +388,9 @@ impl Job {
             state.by_index[place] = Some(outcome);
         }
         self.look_whether_done(&state);
+        // Unmapping large memory takes a while.
+        drop(state);
+        drop(lent);
         true
     }
 
@@ -392,6 +416,7 @@ impl Job {
             // The failure is the last that is handed out, though it may not be known as yet how many tasks there were to be.
             state.total.get_or_insert(u64::MAX);
             state.kept.clear();
+            state.lent.clear();
             self.done.store(true, Ordering::Release);
         }
     }
@@ -433,6 +458,7 @@ impl Job {
             state.total = Some(missing);
         }
         state.kept.clear();
+        state.lent.clear();
         self.done.store(true, Ordering::Release);
     }
 

@@ -7,7 +7,7 @@ use std::{io, os::fd::OwnedFd, time::Duration};
 
 use crate::{
     channel::{Along, Message, PutError, Ring},
-    memory::Claimed,
+    memory::{Claimed, Travelling, Way, Whereabouts},
     sync::Wait,
 };
 
@@ -138,6 +138,8 @@ pub struct ResultHeader {
 impl ResultHeader {
     /// How long the encoded form is.
     pub const LENGTH: usize = 24;
+    /// More arrays than this are not told of behind the header.
+    const MOST_ARRAYS: usize = u16::MAX as usize;
 
     /// Wakes whoever waits for results.
     pub const NUDGE: Self = Self { id: TaskId { job: 0, index: 0 }, verdict: Verdict::End };
@@ -147,7 +149,7 @@ impl ResultHeader {
         let mut bytes = [0; Self::LENGTH];
         bytes[..8].copy_from_slice(&self.id.job.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.id.index.to_le_bytes());
-        bytes[16..20].copy_from_slice(&(self.verdict as u32).to_le_bytes());
+        bytes[16..18].copy_from_slice(&(self.verdict as u16).to_le_bytes());
         bytes
     }
 
@@ -156,6 +158,23 @@ impl ResultHeader {
         let mut bytes = self.to_bytes();
         bytes[20..].copy_from_slice(&pace.to_le_bytes());
         bytes
+    }
+
+    /// Header and, behind it, where the memory is to be had that goes with the payload.
+    pub(super) fn to_bytes_with(self, pace: u32, arrays: &[Travelling]) -> Vec<u8> {
+        let told = &arrays[..arrays.len().min(Self::MOST_ARRAYS)];
+        let mut bytes = self.to_bytes_paced(pace).to_vec();
+        bytes[18..20].copy_from_slice(&(told.len() as u16).to_le_bytes());
+        bytes.extend(told.iter().flat_map(|memory| memory.whereabouts(Way::Sent).to_bytes()));
+        bytes
+    }
+
+    /// Where the memory is to be had that goes with the payload; and the payload.
+    pub(super) fn split(bytes: &[u8]) -> (&[[u8; Whereabouts::LENGTH]], &[u8]) {
+        let count = bytes.get(18..20).map_or(0, |count| usize::from(u16::from_le_bytes([count[0], count[1]])));
+        let behind = bytes.get(Self::LENGTH..).unwrap_or_default();
+        let (arrays, payload) = behind.split_at(behind.len().min(count * Whereabouts::LENGTH));
+        (arrays.as_chunks().0, payload)
     }
 
     /// How long each item of the task took, in nanoseconds; zero if that was not measured.
@@ -167,7 +186,7 @@ impl ResultHeader {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LENGTH] = bytes.first_chunk()?;
         let id = TaskId { job: long(bytes, 0), index: long(bytes, 8) };
-        Some(Self { id, verdict: Verdict::from_number(short(bytes, 16))? })
+        Some(Self { id, verdict: Verdict::from_number(short(bytes, 16) & 0xffff)? })
     }
 }
 
@@ -229,11 +248,22 @@ pub(super) struct Arrived {
     pub(super) bytes: Vec<u8>,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) blocks: Vec<Claimed>,
+    /// Of results: memory that was sent with them, and has been fetched.
+    pub(super) arrays: Vec<Travelling>,
+}
+
+impl Arrived {
+    /// Fetches what was sent with a result. If its sender has ended before, whoever unpickles the result gets to know.
+    pub(super) fn fetch_arrays(&mut self) {
+        let (arrays, _) = ResultHeader::split(&self.bytes);
+        self.arrays =
+            arrays.iter().filter_map(|bytes| Travelling::fetch(Whereabouts::from_bytes(bytes)).ok()).collect();
+    }
 }
 
 impl From<Vec<u8>> for Arrived {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, descriptors: Vec::new(), blocks: Vec::new() }
+        Self { bytes, descriptors: Vec::new(), blocks: Vec::new(), arrays: Vec::new() }
     }
 }
 
@@ -243,7 +273,8 @@ impl From<Vec<u8>> for Arrived {
 ///
 /// As [`copy`], and if this process has no room for the descriptors.
 pub(super) fn copy_all(message: &Message<'_>) -> io::Result<Arrived> {
-    Ok(Arrived { bytes: copy(message)?, descriptors: message.descriptors()?, blocks: message.take_blocks() })
+    let (bytes, descriptors) = (copy(message)?, message.descriptors()?);
+    Ok(Arrived { bytes, descriptors, blocks: message.take_blocks(), arrays: Vec::new() })
 }
 
 /// The bytes of a message that is still in its ring.
@@ -313,7 +344,7 @@ mod tests {
             job: u64, index: u64, number in 0..12u32, pace: u32,
         ) {
             let mut bytes = ResultHeader { id: TaskId { job, index }, verdict: Verdict::Done }.to_bytes();
-            bytes[16..20].copy_from_slice(&number.to_le_bytes());
+            bytes[16..18].copy_from_slice(&(number as u16).to_le_bytes());
             match ResultHeader::from_bytes(&bytes) {
                 Some(header) => {
                     prop_assert_eq!(header.verdict as u32, number);
@@ -330,6 +361,8 @@ mod tests {
         fn no_bytes_are_too_strange(bytes: Vec<u8>) {
             let _ = TaskHeader::from_bytes(&bytes);
             let _ = ResultHeader::from_bytes(&bytes);
+            let (arrays, payload) = ResultHeader::split(&bytes);
+            prop_assert!(arrays.len() * Whereabouts::LENGTH + payload.len() <= bytes.len());
         }
     }
 }

@@ -39,7 +39,7 @@ fn send_block_back(engine: &Engine, worker: &Worker) -> Option<(u64, u64)> {
     assert_eq!((task.payload(), &block[..8]), (b"laden".as_slice(), task.id().index.to_le_bytes().as_slice()));
     let answers = [worker.fill(&[&block], Duration::ZERO).unwrap()];
     let along = Along { blocks: &answers, ..Along::default() };
-    worker.finish_along(task.id(), Verdict::Done, 0, &[], along).unwrap();
+    worker.finish_along(task.id(), Verdict::Done, 0, &[], along, &[]).unwrap();
     engine.poll();
     Some((task.id().job, task.id().index))
 }

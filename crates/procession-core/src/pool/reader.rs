@@ -176,6 +176,7 @@ impl Engine {
     fn hear_taken(&self, mut messages: Vec<Arrived>, taken: u64) -> u64 {
         // What was read but not taken out is still in the ring.
         messages.truncate(taken as usize);
+        messages.iter_mut().for_each(Arrived::fetch_arrays);
         let mut state = self.state();
         for message in messages {
             self.hear(&mut state, message);

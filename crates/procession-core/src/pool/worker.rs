@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     channel::{Along, Ring, TakeError},
-    memory::{Claimed, Filled},
+    memory::{Claimed, Filled, Travelling},
     sync::Wait,
 };
 
@@ -254,7 +254,7 @@ impl Worker {
         payload: &[&[u8]],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.finish_along(id, verdict, pace, payload, Along { descriptors, blocks: &[] })
+        self.finish_along(id, verdict, pace, payload, Along { descriptors, blocks: &[] }, &[])
     }
 
     /// Copies what is part of a result into a block that can go along with it; see [`Ring::fill`].
@@ -262,7 +262,8 @@ impl Worker {
         self.port.results.fill(parts, patience)
     }
 
-    /// [`finish_paced`](Self::finish_paced), with blocks of [`fill`](Self::fill) as well.
+    /// [`finish_paced`](Self::finish_paced), with blocks of [`fill`](Self::fill) as well. The parent fetches the `arrays`, which were
+    /// [sent](Travelling::send) with the payload, as soon as it reads the result.
     ///
     /// # Errors
     ///
@@ -278,9 +279,18 @@ impl Worker {
         pace: u32,
         payload: &[&[u8]],
         along: Along<'_>,
+        arrays: &[Travelling],
     ) -> io::Result<()> {
-        let header = ResultHeader { id, verdict }.to_bytes_paced(pace);
-        message::put_with(&self.port.results, &header, payload, along, || {
+        let header = ResultHeader { id, verdict };
+        let (short, long);
+        let header: &[u8] = if arrays.is_empty() {
+            short = header.to_bytes_paced(pace);
+            &short
+        } else {
+            long = header.to_bytes_with(pace, arrays);
+            &long
+        };
+        message::put_with(&self.port.results, header, payload, along, || {
             // Nobody waits for these results, perhaps: the parent has to be asked to read them.
             self.port.ring_doorbell();
             Ok(())
@@ -289,7 +299,8 @@ impl Worker {
             self.condemned.store(true, Ordering::Relaxed);
         }
         let length: usize = payload.iter().map(|part| part.len()).sum();
-        let is_large = length >= LARGE || !along.blocks.is_empty();
+        // Arrays are this process's to keep until the parent has them.
+        let is_large = length >= LARGE || !along.blocks.is_empty() || !arrays.is_empty();
         if self.port.control.alarm().is_due(|| self.port.results.put_count(), is_large) {
             self.port.ring_doorbell();
         }

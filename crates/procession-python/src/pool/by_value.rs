@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use procession_core::memory::{Travelling, Way};
 use pyo3::{
     exceptions::{PyAttributeError, PyTypeError},
     prelude::*,
@@ -10,7 +11,10 @@ use pyo3::{
     types::PyBytes,
 };
 
-use crate::pickling::with_buffers;
+use crate::{
+    pickling::{with_arrays, with_buffers_of_message},
+    plain::Plain,
+};
 
 /// What tells, in a program whose main module is not a file, which of its functions and classes the workers know.
 pub(super) type Main = OnceLock<Py<PyAny>>;
@@ -20,7 +24,8 @@ const NAME: &[u8] = b"__main__";
 /// What a pickler writes at once is no longer, but for the contents of large objects.
 const LONGEST_FRAME: usize = 1 << 17;
 
-/// As [`with_buffers`]; what pickle refuses goes by value, and what is of a `main` module that workers don't know.
+/// As [`with_buffers`](crate::pickling::with_buffers); what pickle refuses goes by value, and what is of a `main` module that workers
+/// don't know. Shared arrays go in the given way.
 ///
 /// # Errors
 ///
@@ -28,26 +33,47 @@ const LONGEST_FRAME: usize = 1 << 17;
 pub(super) fn with_pickle_of<R>(
     object: &Bound<'_, PyAny>,
     main: Option<&Py<PyAny>>,
+    way: Way,
+    put: impl FnMut(&[&[u8]], &[&[u8]]) -> PyResult<R>,
+) -> PyResult<PyResult<R>> {
+    let mut put = put;
+    if let Some(plain) = Plain::of(object) {
+        return Ok(put(&plain.parts(), &[]));
+    }
+    with_arrays(way, || match main {
+        Some(main) => with_pickle_beyond(object, main, put),
+        None => match with_buffers_of_message(object, &mut put) {
+            Err(error) => {
+                Travelling::take_back();
+                with_buffers_of_message(&stand_in(object, error, None)?, put)
+            }
+            done => done,
+        },
+    })
+}
+
+/// For workers that don't know the main module.
+fn with_pickle_beyond<R>(
+    object: &Bound<'_, PyAny>,
+    main: &Py<PyAny>,
     mut put: impl FnMut(&[&[u8]], &[&[u8]]) -> PyResult<R>,
 ) -> PyResult<PyResult<R>> {
     let py = object.py();
-    if let Some(main) = main {
-        return match with_buffers(object, |parts, buffers| {
-            if parts.iter().any(|part| mentions_main(part)) { Ok(None) } else { put(parts, buffers).map(Some) }
-        }) {
-            Ok(Ok(Some(done))) => Ok(Ok(done)),
-            Ok(Ok(None)) => {
-                let pickle =
-                    main.bind(py).call_method1(pyo3::intern!(py, "dumps"), (object,))?.cast_into::<PyBytes>()?;
-                Ok(put(&[pickle.as_bytes()], &[]))
-            }
-            Ok(Err(error)) => Ok(Err(error)),
-            Err(error) => with_buffers(&stand_in(object, error, Some(main))?, put),
-        };
-    }
-    match with_buffers(object, &mut put) {
-        Err(error) => with_buffers(&stand_in(object, error, None)?, put),
-        done => done,
+    let pickled = with_buffers_of_message(object, |parts, buffers| {
+        if parts.iter().any(|part| mentions_main(part)) { Ok(None) } else { put(parts, buffers).map(Some) }
+    });
+    match pickled {
+        Ok(Ok(Some(done))) => Ok(Ok(done)),
+        Ok(Ok(None)) => {
+            Travelling::take_back();
+            let pickle = main.bind(py).call_method1(pyo3::intern!(py, "dumps"), (object,))?.cast_into::<PyBytes>()?;
+            Ok(put(&[pickle.as_bytes()], &[]))
+        }
+        Ok(Err(error)) => Ok(Err(error)),
+        Err(error) => {
+            Travelling::take_back();
+            with_buffers_of_message(&stand_in(object, error, Some(main))?, put)
+        }
     }
 }
 

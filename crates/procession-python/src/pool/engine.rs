@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procession_core::pool::{Definition, Engine, Event, Job, Order, Reaction};
+use procession_core::{
+    memory::{Travelling, Way},
+    pool::{Definition, Engine, Event, Job, Order, Reaction},
+};
 use pyo3::{
     IntoPyObjectExt, PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyValueError},
@@ -80,18 +83,21 @@ impl PoolEngine {
     pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = payload.py();
         let put = |parts: &[&[u8]], buffers: &[&[u8]]| {
-            if laden::is_worth_it(parts, buffers) {
-                return py.detach(|| self.submit_laden(job, index, recipe, parts, buffers));
-            }
-            let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
-            // Other threads may go on while much is copied.
-            Ok(if is_large(parts) { py.detach(submit) } else { submit() }?)
+            job.lend(index, Travelling::of_message());
+            let submitted = if laden::is_worth_it(parts, buffers) {
+                py.detach(|| self.submit_laden(job, index, recipe, parts, buffers))
+            } else {
+                let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
+                // Other threads may go on while much is copied.
+                if is_large(parts) { py.detach(submit) } else { submit() }.map_err(PyErr::from)
+            };
+            submitted.inspect_err(|_| job.take_back(index))
         };
         if has_function(recipe.definition) {
-            with_pickle_of(payload, self.main.get(), put)?
+            with_pickle_of(payload, self.main.get(), Way::Lent, put)?
         } else {
             let both = (recipe.function.bind(py), payload).into_bound_py_any(py)?;
-            with_pickle_of(&both, self.main.get(), put)?
+            with_pickle_of(&both, self.main.get(), Way::Lent, put)?
         }
     }
 

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procession_core::pool::{Job, Next, Outcome, Verdict};
+use procession_core::{
+    memory::Travelling,
+    pool::{Job, Next, Outcome, Verdict},
+};
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyBaseException, PyRuntimeError, PyValueError},
@@ -81,14 +84,14 @@ impl Call {
         index: u64,
         outcome: &mut Outcome,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let blocks = outcome.take_blocks();
+        let (blocks, arrays) = (outcome.take_blocks(), outcome.take_arrays());
         let payload = outcome.payload();
         let raised = match outcome.verdict {
-            Verdict::Done => match laden::loads(py, payload, blocks) {
+            Verdict::Done => match Travelling::with_arrived(arrays, || laden::loads(py, payload, blocks)) {
                 Ok(value) => return Ok(value),
                 Err(error) => of_pool_module(py, "_undecodable_result")?.call1((error.into_value(py),))?,
             },
-            Verdict::Failed => match failure(py, payload) {
+            Verdict::Failed => match Travelling::with_arrived(arrays, || failure(py, payload)) {
                 Ok(raised) => raised,
                 Err(error) => {
                     of_pool_module(py, "_undecodable_error")?.call1((error.into_value(py), traceback(payload)))?

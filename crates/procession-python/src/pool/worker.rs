@@ -8,6 +8,7 @@ use std::{
 
 use procession_core::{
     channel::{Along, TakeError},
+    memory::{Travelling, Way},
     pool::{Definition, Port, Task, Verdict, Worker},
     process::resident,
 };
@@ -145,7 +146,7 @@ impl PoolWorker {
             Some(limit) => SoftLimit::run(py, limit, || self.call(py, task, functions)),
         };
         let sent = match called {
-            Ok(value) => match with_pickle_of(&value, None, |parts, buffers| {
+            Ok(value) => match with_pickle_of(&value, None, Way::Sent, |parts, buffers| {
                 let pace = began.map_or(0, |began| pace(began, &value));
                 if laden::is_worth_it(parts, buffers) {
                     return py.detach(|| self.send_laden(task, pace, parts, buffers));
@@ -172,11 +173,19 @@ impl PoolWorker {
     fn send_laden(&self, task: &Task, pace: u32, parts: &[&[u8]], buffers: &[&[u8]]) -> PyResult<()> {
         let fill = |parts: &[&[u8]], patience| self.0.fill(parts, patience);
         let load = Load::new(&fill, parts, buffers, PATIENCE);
-        Ok(self.0.finish_along(task.id(), Verdict::Done, pace, &load.parts(), load.along())?)
+        Ok(self.0.finish_along(
+            task.id(),
+            Verdict::Done,
+            pace,
+            &load.parts(),
+            load.along(),
+            &Travelling::of_message(),
+        )?)
     }
 
     fn send(&self, py: Python<'_>, task: &Task, verdict: Verdict, pace: u32, payload: &[&[u8]]) -> PyResult<()> {
-        let finish = || self.0.finish_along(task.id(), verdict, pace, payload, Along::default());
+        let finish =
+            || self.0.finish_along(task.id(), verdict, pace, payload, Along::default(), &Travelling::of_message());
         Ok(if is_large(payload) { py.detach(finish) } else { finish() }?)
     }
 

@@ -13,11 +13,16 @@ use std::{
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::{Claim, Claimed, fork_mutex::ForkMutex, table::Table, word::Mark};
-use crate::kills::point;
+use crate::{kills::point, sys::available::physical};
 
 /// `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE`, of Linux 5.14; on older ones each page comes when it is touched.
 const POPULATE_READ: libc::c_int = 22;
 const POPULATE_WRITE: libc::c_int = 23;
+
+/// How much memory one process leaves behind the blocks it lets go, of all segments together: so many idle queues do not add up.
+fn most_left() -> usize {
+    if cfg!(test) { 32 << 20 } else { usize::try_from(physical() / 16).unwrap_or(usize::MAX) }
+}
 
 /// A stretch of a block's file, mapped from the block's beginning on.
 #[derive(Debug)]
@@ -57,12 +62,21 @@ struct Mapped {
     held: Vec<Option<Holding>>,
     unused: Vec<usize>,
     /// Mappings of blocks that this process does not hold, kept for the next time, by table and slot.
-    kept: BTreeMap<(u64, u32), Mapping>,
+    kept: BTreeMap<(u64, u32), Kept>,
+    /// How much memory it has left behind those it let go, at most.
+    left: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    mapping: Mapping,
+    /// How much memory this process has left behind the block.
+    left: usize,
 }
 
 /// A forked child has the parent's mappings, and the blocks it held as copies.
 static MAPPED: ForkMutex<Mapped> =
-    ForkMutex::new(Mapped { held: Vec::new(), unused: Vec::new(), kept: BTreeMap::new() });
+    ForkMutex::new(Mapped { held: Vec::new(), unused: Vec::new(), kept: BTreeMap::new(), left: 0 });
 
 impl Mapping {
     fn new(table: &Table, slot: u32, length: usize) -> io::Result<Self> {
@@ -129,18 +143,30 @@ impl Mapping {
 impl Mapped {
     /// The mapping of a block that belongs to the caller, of so many bytes at least; and whether it is new.
     fn mapping(&mut self, table: &Table, slot: u32, length: usize) -> io::Result<(Mapping, bool)> {
-        match self.kept.remove(&(table.number(), slot)) {
-            Some(mapping) if mapping.length >= length => return Ok((mapping, false)),
-            Some(mapping) => mapping.undo(),
-            None => {}
+        if let Some(Kept { mapping, left }) = self.kept.remove(&(table.number(), slot)) {
+            self.left -= left;
+            if mapping.length >= length {
+                return Ok((mapping, false));
+            }
+            mapping.undo();
         }
         Ok((Mapping::new(table, slot, length)?, true))
     }
 
-    fn keep(&mut self, table: &Table, slot: u32, mapping: Mapping) {
-        if let Some(former) = self.kept.insert((table.number(), slot), mapping) {
-            former.undo();
+    fn keep(&mut self, table: &Table, slot: u32, mapping: Mapping, left: usize) {
+        self.left += left;
+        if let Some(former) = self.kept.insert((table.number(), slot), Kept { mapping, left }) {
+            self.left -= former.left;
+            former.mapping.undo();
         }
+    }
+
+    fn forget(&mut self, table: u64) -> Vec<Mapping> {
+        let mut rest = self.kept.split_off(&(table, 0));
+        let mut others = rest.split_off(&(table + 1, 0));
+        self.kept.append(&mut others);
+        self.left -= rest.values().map(|kept| kept.left).sum::<usize>();
+        rest.into_values().map(|kept| kept.mapping).collect()
     }
 
     fn hold(&mut self, holding: Holding) -> usize {
@@ -169,19 +195,14 @@ pub(super) fn write(table: &Table, slot: u32, parts: &[&[u8]], length: usize) ->
         unsafe { place.copy_from_nonoverlapping(NonNull::from(*part).cast(), room) };
         at += room;
     }
-    MAPPED.lock().keep(table, slot, mapping);
+    MAPPED.lock().keep(table, slot, mapping, 0);
     true
 }
 
 /// Undoes what is kept of a table that is no longer used.
 pub(super) fn forget(table: u64) {
-    let mut mapped = MAPPED.lock();
-    let mut rest = mapped.kept.split_off(&(table, 0));
-    let mut others = rest.split_off(&(table + 1, 0));
-    mapped.kept.append(&mut others);
-    for mapping in rest.into_values() {
-        mapping.undo();
-    }
+    let forgotten = MAPPED.lock().forget(table);
+    forgotten.into_iter().for_each(Mapping::undo);
 }
 
 /// A block that came with a message, as memory of the one who took that.
@@ -207,7 +228,7 @@ impl HeldBlock {
         let claim = claimed.claim()?;
         let mapped = MAPPED.lock().mapping(&claim.table, claim.reference.slot, length);
         let Claim { table, reference, mark, .. } = claim;
-        let (mapping, new) = mapped.inspect_err(|_| table.give_back(reference.slot, mark))?;
+        let (mapping, new) = mapped.inspect_err(|_| table.give_back(reference.slot, mark, false))?;
         if new {
             mapping.populate(length, POPULATE_READ);
         }
@@ -251,14 +272,16 @@ impl std::ops::DerefMut for HeldBlock {
 impl Drop for HeldBlock {
     fn drop(&mut self) {
         let mut mapped = MAPPED.lock();
-        let Some(Holding { table, slot, mark, mapping, backing, .. }) = mapped.held[self.number].take() else { return };
+        let Some(holding) = mapped.held[self.number].take() else { return };
+        let Holding { table, slot, mark, mapping, length, backing } = holding;
         mapped.unused.push(self.number);
         match backing {
             Backing::Block => {
-                mapped.keep(&table, slot, mapping);
+                let has_enough = mapped.left.saturating_add(length) > most_left();
+                mapped.keep(&table, slot, mapping, if has_enough { 0 } else { length });
                 drop(mapped);
                 point("block: let go, not free yet");
-                table.give_back(slot, mark);
+                table.give_back(slot, mark, has_enough);
             }
             Backing::Copy | Backing::Both => {
                 drop(mapped);
@@ -275,7 +298,7 @@ extern "C" fn before_fork() {
             let Holding { table, slot, mapping, length, .. } = holding;
             if mapping.make_private(table, *slot, *length) {
                 holding.backing = Backing::Copy;
-                holding.table.give_back(holding.slot, holding.mark);
+                holding.table.give_back(holding.slot, holding.mark, false);
             } else {
                 holding.backing = Backing::Both;
             }

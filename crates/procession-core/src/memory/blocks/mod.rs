@@ -149,7 +149,7 @@ impl Drop for Filled {
     fn drop(&mut self) {
         // A forked child has a copy of what is its parent's.
         if !self.sent.load(Relaxed) && self.generation == generation() {
-            self.table.give_back(self.reference.slot, self.mark);
+            self.table.give_back(self.reference.slot, self.mark, false);
         }
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Claimed {
             && claim.generation == generation()
             && claim.table.taken() >= claim.position
         {
-            claim.table.give_back(claim.reference.slot, claim.mark);
+            claim.table.give_back(claim.reference.slot, claim.mark, false);
         }
     }
 }

@@ -268,12 +268,12 @@ impl Table {
         Some(slot as u32)
     }
 
-    /// Gives a block back, with its memory if enough is kept already.
-    pub(super) fn give_back(&self, slot: u32, mark: Mark) {
+    /// Gives a block back, with its memory if enough is kept already, or if the process `has_enough` of other segments.
+    pub(super) fn give_back(&self, slot: u32, mark: Mark, has_enough: bool) {
         let Some(entry) = self.entry(slot) else { return };
         let kept = |entry: &Entry| if entry.is_free() { entry.warm.load(Relaxed).min(LONGEST) } else { 0 };
         let warm = entry.warm.load(Relaxed);
-        if warm > 0 && self.entries().iter().map(kept).sum::<u64>() + warm > KEPT {
+        if warm > 0 && (has_enough || self.entries().iter().map(kept).sum::<u64>() + warm > KEPT) {
             return self.give_back_cold(slot, mark);
         }
         entry.free(mark);
@@ -282,6 +282,8 @@ impl Table {
     /// Gives a block back that is not to keep memory.
     fn give_back_cold(&self, slot: u32, mark: Mark) {
         let Some(entry) = self.entry(slot) else { return };
+        // It may belong to another taker of its message since: then its memory is not this process's to discard.
+        let Some(mark) = entry.take_back(mark, ProcessId::current()) else { return };
         let page = rustix::param::page_size() as u64;
         let warm = entry.warm.load(Relaxed).min(LONGEST).next_multiple_of(page);
         if warm == 0 || self.segment.discard(self.offset(slot), warm).is_ok() {

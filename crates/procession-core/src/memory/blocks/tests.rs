@@ -224,6 +224,26 @@ fn free_memory_is_bounded_and_a_very_large_block_is_given_back_at_once() {
 }
 
 #[test]
+fn what_idle_rings_keep_does_not_add_up() {
+    let rings: Vec<Ring> = (0..30).map(|_| ring()).collect();
+    for ring in &rings {
+        put(ring, 1, 2 << 20);
+        drop(check(ring, 1, 2 << 20));
+        assert_eq!(live(ring), 0);
+    }
+    let kept = |rings: &[Ring]| rings.iter().filter(|ring| resident(ring) >= 2 << 20).count();
+    assert!(kept(&rings) <= 16, "{}", kept(&rings));
+    // Other tests of this process may have some.
+    drop(rings);
+    let ring = ring();
+    put(&ring, 1, 1 << 20);
+    drop(check(&ring, 1, 1 << 20));
+    put(&ring, 2, 1 << 20);
+    drop(check(&ring, 2, 1 << 20));
+    assert_eq!(live(&ring), 0);
+}
+
+#[test]
 fn with_all_blocks_in_use_there_is_none() {
     let ring = ring();
     let mut filled = Vec::new();
