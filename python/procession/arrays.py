@@ -20,10 +20,10 @@ def shared_array(shape, dtype=float, order="C"):
     Pool, Queue, Pipe or Manager. The same is true of what shares its memory: slices, transposed and reshaped arrays and
     views of fields. What is computed from it, and what `copy()` returns, is an ordinary array.
 
-    The memory is given back when no process has it any more. A pool keeps the arguments of a task until that is done, and
-    the results of its workers until you have them. What has been put on a queue or sent through a pipe is kept for the
-    receiver as long as the sender lives, and a sender that ends in order waits five seconds for those who fetch it: take
-    what a child has put on a queue before you join it.
+    The memory is given back when no process has it any more. A pool keeps the arguments of a task until that is done,
+    and the results of its workers until you have them. What has been put on a queue or sent through a pipe is kept for
+    the receiver as long as the sender lives, and a sender that ends in order waits five seconds for those who fetch
+    it: take what a child has put on a queue before you join it.
     """
     dtype = np.dtype(dtype)
     if dtype.hasobject:
