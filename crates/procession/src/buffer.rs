@@ -18,7 +18,7 @@ use crate::{
     message::elements,
 };
 
-/// A buffer of plain data that a [`Queue`](crate::Queue) hands over: who gets it has it without a copy.
+/// A buffer of plain data that a [`Queue`](crate::Queue) or [`Pool`](crate::Pool) hands over: who gets it has it without a copy.
 ///
 /// Putting one that is large, by itself or anywhere inside of a value, copies it once, into a block of the queue's shared memory. Who
 /// gets it has that very block: to read, to write, and for as long as the buffer lives. When it is dropped, the block goes back
@@ -56,7 +56,8 @@ use crate::{
 ///
 /// # What it may be sent through
 ///
-/// Everything that takes a [`Message`](crate::Message). Queues of all kinds hand it over in blocks; connections, managers, pools and the
+/// Everything that takes a [`Message`](crate::Message). Queues of all kinds hand it over in blocks, and so do pools with arguments and
+/// results, but for tasks that have [retries](crate::CallOptions::retries): a block would die with the worker. Connections, managers and the
 /// arguments and results of processes send its bytes, which costs as much as a [`Plain`] does. Sending one that is a block is
 /// one more copy, into a block of the queue that it goes to.
 ///
@@ -67,7 +68,7 @@ use crate::{
 ///
 /// A process that dies gives back what it has, and a buffer that was put by a process that died is as good as any other.
 ///
-/// A queue has 512 blocks, and memory for them as far as the machine can spare it. So a program that keeps many buffers should keep
+/// A queue has 512 blocks, and so has a pool for arguments and for results, and memory for them as far as the machine can spare it. So a program that keeps many buffers should keep
 /// them [as `Vec`s](Self::into_vec), and leave the blocks to what is on its way.
 pub struct Buffer<T>(Memory<T>);
 

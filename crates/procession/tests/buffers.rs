@@ -212,17 +212,67 @@ fn queues_of_all_kinds() {
     joinable.join();
 }
 
+fn doubled(buffer: &Buffer<u32>) -> Buffer<u32> {
+    buffer.iter().map(|number| number * 2).collect()
+}
+
+fn twice(mut buffer: Buffer<u32>) -> Buffer<u32> {
+    buffer.iter_mut().for_each(|number| *number *= 2);
+    buffer
+}
+
+/// Whether the argument came as a block, and what comes of it.
+fn seen(buffer: Buffer<u32>) -> (bool, Buffer<u32>) {
+    (buffer.is_block(), twice(buffer))
+}
+
+#[test]
+fn pools_hand_over_arguments_and_results() {
+    let pool = Pool::new(2).unwrap();
+    let is_right = |(argument, result): &(bool, Buffer<u32>)| {
+        assert!(*argument && result.is_block());
+        assert!(*result == doubled(&numbers(LARGE)));
+    };
+    for _ in 0..3 {
+        is_right(&pool.apply(seen, (numbers(LARGE),)).unwrap());
+    }
+    let kept = pool.apply_async(seen, (numbers(LARGE),)).unwrap();
+    pool.map(seen, (0..10).map(|_| numbers(LARGE))).unwrap().iter().for_each(is_right);
+    for chunk_size in [1, 3] {
+        let results = pool.options().chunk_size(chunk_size).imap(seen, (0..10).map(|_| numbers(LARGE)));
+        for result in results.unwrap() {
+            is_right(&result.unwrap());
+        }
+    }
+    // A small one goes with the other bytes.
+    let (argument, result) = pool.apply(seen, (numbers(10),)).unwrap();
+    assert!(!argument && !result.is_block());
+    pool.close();
+    pool.join();
+    is_right(&kept.get().unwrap());
+}
+
+#[test]
+fn a_task_that_may_be_retried_keeps_its_bytes() {
+    fn at_first_killed(first: Queue<()>, buffer: Buffer<u32>) -> (bool, Buffer<u32>) {
+        if first.try_get().is_ok() {
+            std::process::abort();
+        }
+        seen(buffer)
+    }
+    let first = Queue::new().unwrap();
+    first.put(()).unwrap();
+    let pool = Pool::new(1).unwrap();
+    let options = pool.options().retries(1);
+    let (argument, result) = options.apply(at_first_killed, (first, numbers(LARGE))).unwrap();
+    assert!(!argument && result.is_block());
+    assert!(result == doubled(&numbers(LARGE)));
+}
+
 #[test]
 fn everything_else_sends_their_bytes() {
-    fn twice(mut buffer: Buffer<u32>) -> Buffer<u32> {
-        assert!(buffer.len() < 20 || !buffer.is_empty());
-        buffer.iter_mut().for_each(|number| *number *= 2);
-        buffer
-    }
-    let expected: Buffer<u32> = numbers(LARGE).iter().map(|number| number * 2).collect();
+    let expected = doubled(&numbers(LARGE));
     assert!(Process::spawn(twice, (numbers(LARGE),)).unwrap().join().unwrap() == expected);
-    let pool = Pool::new(1).unwrap();
-    assert!(pool.apply(twice, (numbers(LARGE),)).unwrap() == expected);
     let (ours, theirs) = pipe::<Buffer<u32>, Buffer<u32>>().unwrap();
     let echo = thread::spawn(move || theirs.send(&theirs.recv().unwrap()).unwrap());
     ours.send(&numbers(LARGE)).unwrap();

@@ -19,11 +19,7 @@ use super::{
     submit::submit,
     task::{Run, result_of, results_of},
 };
-use crate::{
-    handover::Reach,
-    message::{Message, encode},
-    room,
-};
+use crate::message::Message;
 
 /// The results of a function called for each item of an iterator, while the workers are at it.
 ///
@@ -247,17 +243,12 @@ where
         if !single {
             self.feed.sizes.insert(index, self.chunk.len());
         }
-        let submitted = room::with(|room| {
-            let reach = Reach::Related;
-            if !single {
-                return submit(&self.crew, &self.job, index, definition, &encode(&self.chunk, room, reach)?);
-            }
+        let submitted = if single {
             // A single item is the arguments of a call, and not a chunk.
-            match self.chunk.pop() {
-                Some(item) => submit(&self.crew, &self.job, index, definition, &encode(&(item,), room, reach)?),
-                None => Ok(()),
-            }
-        });
+            self.chunk.pop().map_or(Ok(()), |item| submit(&self.crew, &self.job, index, definition, &(item,)))
+        } else {
+            submit(&self.crew, &self.job, index, definition, &self.chunk)
+        };
         self.feed.submitted += 1;
         if let Err(error) = submitted {
             self.refused.insert(index, error);

@@ -1,6 +1,6 @@
 //! Handing calls to the workers.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
 use procession_core::{
     pool::{Definition, Job, Order, Pace, Terms},
@@ -9,8 +9,8 @@ use procession_core::{
 
 use super::{Crew, error::SubmitError, task::Run};
 use crate::{
-    handover::Reach,
-    message::{Encoded, Message, encode},
+    handover::{Loading, Reach},
+    message::{Laden, Message, encode_with},
     room,
 };
 
@@ -32,18 +32,15 @@ impl Crew {
     ) -> Result<Arc<Job>, SubmitError> {
         self.check_process()?;
         let definition = self.define(run)?;
-        room::with(|room| {
-            let encoded = encode(args, room, Reach::Related)?;
-            let total = (!notify).then_some(1);
-            let job = self.engine.admit_with(Order::Collected, notify, total, terms).ok_or(SubmitError::Closed)?;
-            let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
-            opened(&opening.job);
-            opening.submit(definition, &encoded)?;
-            if notify {
-                opening.seal();
-            }
-            Ok(opening.done())
-        })
+        let total = (!notify).then_some(1);
+        let job = self.engine.admit_with(Order::Collected, notify, total, terms).ok_or(SubmitError::Closed)?;
+        let mut opening = Opening { crew: self, job, submitted: 0, sealed: false };
+        opened(&opening.job);
+        opening.submit(definition, args)?;
+        if notify {
+            opening.seal();
+        }
+        Ok(opening.done())
     }
 
     /// A job of as many tasks as there are chunks. `opened` as above.
@@ -74,7 +71,7 @@ impl Crew {
                 opening.seal();
                 return Ok(opening.done());
             }
-            room::with(|room| opening.submit(definition, &encode(&chunk, room, Reach::Related)?))?;
+            opening.submit(definition, &chunk)?;
             chunk.clear();
             while manner == Manner::Wait && self.engine.is_full_for(terms.priority) && !self.engine.is_terminated() {
                 self.engine.wait_for_room();
@@ -126,8 +123,8 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn submit(&mut self, definition: Definition, encoded: &Encoded<'_>) -> Result<(), SubmitError> {
-        submit(self.crew, &self.job, self.submitted, definition, encoded)?;
+    fn submit<T: Message>(&mut self, definition: Definition, arguments: &T) -> Result<(), SubmitError> {
+        submit(self.crew, &self.job, self.submitted, definition, arguments)?;
         self.submitted += 1;
         Ok(())
     }
@@ -153,20 +150,24 @@ impl Drop for Opening<'_> {
     }
 }
 
+/// How long a submitter, or a worker with a result, waits at most for a block whose memory is warm.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Hands a task to the workers.
-pub(super) fn submit(
+pub(super) fn submit<T: Message>(
     crew: &Crew,
     job: &Job,
     index: u64,
     definition: Definition,
-    encoded: &Encoded<'_>,
+    arguments: &T,
 ) -> Result<(), SubmitError> {
-    if encoded.descriptors.is_empty() {
-        crew.engine.submit(job, index, definition, 0, &[encoded.bytes])?;
-    } else {
-        let lent: Vec<_> = encoded.descriptors.iter().map(AsFd::as_fd).collect();
-        crew.engine.submit_with(job, index, definition, 0, &[encoded.bytes], &lent)?;
-    }
-    crew.engine.submitted();
+    let engine = &crew.engine;
+    let load = |bytes: &[u8]| engine.fill(job, &[bytes], PATIENCE).map_or(Loading::Bytes, Loading::Block);
+    room::with(|room| {
+        let Laden { bytes, descriptors, blocks } = encode_with(arguments, room, Reach::Related, Some(&load))?;
+        let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        engine.submit_laden(job, index, definition, 0, &[bytes], &lent, blocks).map_err(SubmitError::from)
+    })?;
+    engine.submitted();
     Ok(())
 }

@@ -10,13 +10,20 @@ use std::{
     time::Instant,
 };
 
-use procession_core::pool::{Job, Outcome, TaskId, Verdict, Worker};
+use procession_core::{
+    channel::Along,
+    memory::Claimed,
+    pool::{Job, Outcome, Task, TaskId, Verdict, Worker},
+};
 
-use super::error::{Failure, TaskError, error_of};
+use super::{
+    error::{Failure, TaskError, error_of},
+    submit::PATIENCE,
+};
 use crate::{
     function::{Function, conjure},
-    handover::Reach,
-    message::{DecodeError, EncodeError, Encoded, Message, decode, encode},
+    handover::{Loading, Reach},
+    message::{DecodeError, EncodeError, Laden, Message, decode_with, encode_with},
     panic::{Panic, catch},
 };
 
@@ -28,12 +35,24 @@ pub(super) type Run = fn(Arguments<'_>, &mut Reply<'_>) -> io::Result<()>;
 pub(super) struct Arguments<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) blocks: Vec<Claimed>,
 }
 
-impl Arguments<'_> {
-    fn read<T: Message>(self) -> Result<T, DecodeError> {
-        decode(self.bytes, self.descriptors, Reach::Related)
+impl<'a> Arguments<'a> {
+    pub(super) fn of(task: &'a mut Task) -> Self {
+        let (descriptors, blocks) = (task.take_descriptors(), task.take_blocks());
+        Self { bytes: task.payload(), descriptors, blocks }
     }
+
+    fn read<T: Message>(self) -> Result<T, DecodeError> {
+        read(self.bytes, self.descriptors, self.blocks)
+    }
+}
+
+/// The value of a message with what came along.
+fn read<T: Message>(bytes: &[u8], descriptors: Vec<OwnedFd>, blocks: Vec<Claimed>) -> Result<T, DecodeError> {
+    let blocks = blocks.into_iter().map(Claimed::hold).collect::<io::Result<_>>().map_err(DecodeError::Copy)?;
+    decode_with(bytes, descriptors, blocks, Reach::Related)
 }
 
 /// A call: the arguments are a tuple.
@@ -171,11 +190,14 @@ impl<'a> Reply<'a> {
     }
 
     fn try_send<T: Message>(&mut self, verdict: Verdict, mark: &[u8], value: &T) -> Result<(), Unsendable> {
-        let Encoded { bytes, descriptors } = encode(value, self.room, Reach::Related)?;
+        let worker = self.worker;
+        let load = |bytes: &[u8]| worker.fill(&[bytes], PATIENCE).map_or(Loading::Bytes, Loading::Block);
+        let Laden { bytes, descriptors, blocks } = encode_with(value, self.room, Reach::Related, Some(&load))?;
         let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let along = Along { descriptors: &lent, blocks: &blocks };
         // Without a mark it is one part less to put together.
         let parts: &[&[u8]] = if mark.is_empty() { &[bytes] } else { &[bytes, mark] };
-        self.worker.finish_paced(self.id, verdict, self.pace, parts, &lent)?;
+        worker.finish_along(self.id, verdict, self.pace, parts, along, &[])?;
         self.sent = true;
         Ok(())
     }
@@ -201,8 +223,8 @@ pub(super) fn result_of<R: Message>(outcome: &mut Outcome, job: &Job) -> Result<
     if let Some(error) = error_of(outcome, job) {
         return Err(error);
     }
-    let descriptors = outcome.take_descriptors();
-    Ok(decode(outcome.payload(), descriptors, Reach::Related)?)
+    let (descriptors, blocks) = (outcome.take_descriptors(), outcome.take_blocks());
+    Ok(read(outcome.payload(), descriptors, blocks)?)
 }
 
 /// The results of a stream's chunk.
@@ -210,15 +232,15 @@ pub(super) fn results_of<R: Message>(outcome: &mut Outcome, job: &Job) -> Result
     if let Some(error) = error_of(outcome, job) {
         return Err(error);
     }
-    let descriptors = outcome.take_descriptors();
+    let (descriptors, blocks) = (outcome.take_descriptors(), outcome.take_blocks());
     let Some((bytes, mark)) = outcome.payload().split_last_chunk::<1>() else {
         return Err(DecodeError::Malformed("mark").into());
     };
     if mark == ALL {
-        let all: Vec<R> = decode(bytes, descriptors, Reach::Related)?;
+        let all: Vec<R> = read(bytes, descriptors, blocks)?;
         return Ok(all.into_iter().map(Ok).collect());
     }
-    let each: Vec<Result<R, Panic>> = decode(bytes, descriptors, Reach::Related)?;
+    let each: Vec<Result<R, Panic>> = read(bytes, descriptors, blocks)?;
     Ok(each.into_iter().map(|result| result.map_err(TaskError::Panicked)).collect())
 }
 
@@ -232,6 +254,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::message::encode;
 
     /// What comes of a task, with a worker in this process.
     fn outcome_of(args: &impl Message, act: impl FnOnce(&Worker, Arguments<'_>, TaskId)) -> (Outcome, Arc<Job>) {
@@ -243,8 +266,8 @@ mod tests {
         let encoded = encode(args, &mut room, Reach::Related).unwrap();
         engine.submit(&job, 0, Definition::default(), 0, &[encoded.bytes]).unwrap();
         let mut task = worker.take(&mut Wait::forever()).unwrap().unwrap();
-        let descriptors = task.take_descriptors();
-        act(&worker, Arguments { bytes: task.payload(), descriptors }, task.id());
+        let id = task.id();
+        act(&worker, Arguments::of(&mut task), id);
         engine.poll();
         match job.next() {
             Next::Outcome(0, outcome) => (outcome, job),

@@ -122,9 +122,8 @@ fn serve(started: Started) -> Result<(), String> {
             Err(error) => return Err(text(&error)),
         };
         let run = functions.get(&worker, task.definition())?;
-        let descriptors = task.take_descriptors();
-        let arguments = Arguments { bytes: task.payload(), descriptors };
-        Reply::new(&worker, task.id(), &mut room).run(run, arguments).map_err(|error| text(&error))?;
+        let id = task.id();
+        Reply::new(&worker, id, &mut room).run(run, Arguments::of(&mut task)).map_err(|error| text(&error))?;
         if room.capacity() > ROOM {
             room = Vec::new();
         }
