@@ -26,20 +26,29 @@ OFF = ("0", "off", "no", "false")
 #
 # A child of a program that runs on the standard package, since it was started before the switch was turned on, is told
 # by its command line, as ours name this package there.
+#
+# Another thread may have seen the empty module that stands in the place of multiprocessing when this begins, and look
+# for a part of it: that is loaded when it is known what multiprocessing is. So the finder stays where it is; to take
+# it out would also shift the list for those who are going through it.
 _ANSWER = f"""
 import sys
-sys.meta_path[:] = [other for other in sys.meta_path if other is not finder]
-sys.modules.pop('multiprocessing', None)
-lines = tuple('from multiprocessing.' + name for name in ('spawn ', 'forkserver ', 'resource_tracker '))
-if not any(word.startswith(lines) for word in sys.orig_argv):
-    try:
-        from procession.takeover import install
-        install()
-    except Exception as error:
-        import warnings
-        warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing, or none that works (' +
-                      repr(error) + '). If it was uninstalled, remove that file from ' + {{folder!r}}, ImportWarning)
-import multiprocessing
+if module.__name__ != 'multiprocessing':
+    import multiprocessing
+    sys.modules.pop(module.__name__, None)
+    __import__(module.__name__)
+else:
+    finder.is_over = True
+    sys.modules.pop('multiprocessing', None)
+    lines = tuple('from multiprocessing.' + name for name in ('spawn ', 'forkserver ', 'resource_tracker '))
+    if not any(word.startswith(lines) for word in sys.orig_argv):
+        try:
+            from procession.takeover import install
+            install()
+        except Exception as error:
+            import warnings
+            warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing, or none that works (' +
+                repr(error) + '). If it was uninstalled, remove that file from ' + {{folder!r}}, ImportWarning)
+    import multiprocessing
 """
 
 # The line. Interpreters of virtual environments may read the files of the folder twice.
@@ -47,11 +56,12 @@ _LINE = (
     "import os, sys; "
     "any(type(finder).__name__ == 'ProcessionSwitch' for finder in sys.meta_path) or "
     f"not sys.flags.ignore_environment and os.environ.get({VARIABLE!r}, '').lower() in {OFF!r} or "
-    "sys.meta_path.insert(0, type('ProcessionSwitch', (), {{"
+    "sys.meta_path.insert(0, type('ProcessionSwitch', (), {{'is_over': False, "
     "'find_spec': lambda self, name, path=None, target=None: "
-    "__import__('_frozen_importlib').ModuleSpec(name, self) if name == 'multiprocessing' else None, "
+    "__import__('_frozen_importlib').ModuleSpec(name, self, is_package=True) "
+    "if name == 'multiprocessing' and not self.is_over or not path and name.startswith('multiprocessing.') else None, "
     "'create_module': lambda self, spec: None, "
-    "'exec_module': lambda self, module: exec({answer!r}, {{'finder': self}})}})())\n"
+    "'exec_module': lambda self, module: exec({answer!r}, {{'finder': self, 'module': module}})}})())\n"
 )
 
 

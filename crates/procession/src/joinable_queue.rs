@@ -81,8 +81,8 @@ impl<T> JoinableQueue<T> {
 
     /// Waits until all values that were put have been dealt with.
     ///
-    /// A value that a process got and had not dealt with when it ended or was killed is not waited for. Returns how many
-    /// those were.
+    /// A value that a process got and had not dealt with when it was killed, or failed, is not waited for. Returns how many those
+    /// were. One that ended in order may have handed it on to another, which is to say when it is dealt with.
     pub fn join(&self) -> u64 {
         let mut lost = 0;
         // Without an end and a say in signals, it only ends with the work.
