@@ -196,6 +196,7 @@ def test_a_message_longer_than_allowed_ends_receiving():
     assert reader.closed
 
 
+@pytest.mark.once
 @pytest.mark.timeout(300)
 def test_more_than_two_gib():
     with open("/proc/meminfo") as file:

@@ -442,6 +442,7 @@ def put_bytes(q, size):
     q.put(bytes(size))
 
 
+@pytest.mark.once
 def test_a_producer_of_a_gigabyte_is_joined_before_anything_is_read(ctx):
     q = ctx.Queue()
     child = ctx.Process(target=put_bytes, args=(q, 1 << 30))
@@ -458,6 +459,7 @@ def memory_available():
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
 
 
+@pytest.mark.once
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(memory_available() < 12 << 30, reason="needs 12 GiB of memory")
 def test_a_message_of_three_gibibytes(here):

@@ -9,6 +9,7 @@ import pytest
 SOAK = Path(__file__).resolve().parent.parent / "tools" / "soak.py"
 
 
+@pytest.mark.once
 @pytest.mark.timeout(600)
 def test_random_work_and_random_deaths_lose_nothing():
     run = subprocess.run([sys.executable, SOAK, "--seconds", "10"], capture_output=True, text=True)

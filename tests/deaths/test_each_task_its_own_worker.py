@@ -21,6 +21,7 @@ def pid(_):
     return os.getpid()
 
 
+@pytest.mark.once
 @pytest.mark.timeout(60 + LIVES / 50)
 def test_each_task_its_own_worker():
     """Standard package: races between the end of one worker and the start of the next lose a task now and then.

@@ -369,6 +369,7 @@ def use_all(semaphore, lock, condition):
             condition.wait(0.001)
 
 
+@pytest.mark.once
 def test_no_permit_is_lost_or_made_up_whenever_processes_are_killed():
     # What is tried is the same under every start method; by fork the most can be killed.
     ctx = procession.get_context("fork")

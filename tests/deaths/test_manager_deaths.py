@@ -704,6 +704,7 @@ def use_everything(lock, rlock, semaphore, condition, q, done):
             pass
 
 
+@pytest.mark.once
 def test_clients_killed_at_any_moment_leave_everything_in_order(manager):
     lock, rlock, semaphore, condition = manager.Lock(), manager.RLock(), manager.Semaphore(2), manager.Condition()
     q, done = manager.Queue(), manager.list()

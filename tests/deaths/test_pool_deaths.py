@@ -270,6 +270,7 @@ def test_a_worker_killed_while_the_pool_waits_for_all_to_end(ctx, tmp_path):
     pool.join()
 
 
+@pytest.mark.once
 def test_two_hundred_pools_leave_nothing(nothing_left_behind):
     ctx = procession.get_context("fork")
     for _ in range(200):

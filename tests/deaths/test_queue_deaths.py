@@ -82,6 +82,7 @@ def test_queue_putter_killed(ctx):
     assert q.qsize() == 0
 
 
+@pytest.mark.once
 def test_consumers_are_killed_in_the_midst_of_messages(ctx):
     chance = random.Random(2)
     q, start = ctx.Queue(), ctx.Event()
