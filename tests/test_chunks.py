@@ -1,5 +1,6 @@
-"""Chunks of a size that is chosen by how long items take."""
+"""Chunks: of a size that is chosen by how long items take, and of numbers, which are pickled as they come."""
 
+import functools
 import itertools
 import threading
 import time
@@ -238,3 +239,19 @@ def test_anything_else_is_refused(pool, wrong):
     for call in (pool.map, pool.imap):
         with pytest.raises((ValueError, TypeError)):
             call(identity, [1], chunksize=wrong)
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 50, "auto", None])
+def test_chunks_of_numbers_that_something_else_ends(chunksize):
+    shared = [1]
+    items = [*range(40), 2.5, None, True, *range(200), shared, shared, 2**70, "text", -1]
+    with procession.get_context("fork").Pool(2) as pool:
+        for work in (items, range(300), [1.5] * 300, [], [None], iter(items)):
+            wanted = items if not isinstance(work, (list, range)) else list(work)
+            assert pool.map(identity, work, chunksize) == wanted
+        assert list(pool.imap(identity, items, chunksize or 1)) == items
+        # With a function that goes with each task.
+        assert pool.map(functools.partial(pow, 2), range(100), chunksize) == [2**n for n in range(100)]
+        # An iterable that fails has no results, however far it came.
+        with pytest.raises(ZeroDivisionError):
+            list(pool.imap(identity, (1 // (30 - n) for n in range(50)), 50))

@@ -6,7 +6,8 @@
 //!
 //! Only the very types are plain: not their subclasses, which may say how they are pickled. A container that is met
 //! twice would have to be the same object afterwards: it, and whatever is larger than [`NODES`], is left to the
-//! pickler, whose memo then also pays.
+//! pickler, whose memo then also pays. Numbers have no part in that: no pickler remembers them. So there may be any number of
+//! them, and those of a tuple may be written as they come ([`Numbers`]).
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_long};
@@ -20,7 +21,7 @@ use pyo3::{
 /// What plain pickles begin with. The picklers write another protocol, so the two are easily told apart.
 const BEGIN: [u8; 2] = [0x80, 4];
 const STOP: u8 = b'.';
-/// At most so many objects, containers included, are plain.
+/// At most so many objects, containers included, are plain, not counting numbers in lists and tuples of numbers.
 const NODES: usize = 64;
 /// Longer texts in containers may be worth a memo.
 const LONG: usize = 256;
@@ -199,8 +200,12 @@ impl Writer {
             self.out.push(b']');
             if !list.is_empty() {
                 self.out.push(b'(');
-                for item in list {
-                    self.write(&item)?;
+                if list.len() > NODES {
+                    self.numbers(&list.get_item(list.len() - 1).ok()?, list.iter())?;
+                } else {
+                    for item in list {
+                        self.write(&item)?;
+                    }
                 }
                 self.out.push(b'e');
             }
@@ -211,8 +216,12 @@ impl Writer {
                     if length > 3 {
                         self.out.push(b'(');
                     }
-                    for item in tuple.iter_borrowed() {
-                        self.write(&item)?;
+                    if length > NODES {
+                        self.numbers(&tuple.get_item(length - 1).ok()?, tuple.iter())?;
+                    } else {
+                        for item in tuple.iter_borrowed() {
+                            self.write(&item)?;
+                        }
                     }
                     self.out.push(match length {
                         1 => 0x85,
@@ -226,6 +235,107 @@ impl Writer {
             return None;
         }
         Some(())
+    }
+}
+
+impl Writer {
+    /// All items of a long list or tuple, if they are numbers. The last one is looked at first: if it is none, that is soon known.
+    fn numbers<'py>(
+        &mut self,
+        last: &Bound<'py, PyAny>,
+        items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
+    ) -> Option<()> {
+        let before = self.out.len();
+        write_number(&mut self.out, last).then_some(())?;
+        self.out.truncate(before);
+        self.out.reserve(5 * items.len());
+        for item in items {
+            write_number(&mut self.out, &item).then_some(())?;
+        }
+        Some(())
+    }
+}
+
+/// Writes a number, `None`, `True` or `False`. False if it is something else.
+#[inline]
+fn write_number(out: &mut Vec<u8>, object: &Bound<'_, PyAny>) -> bool {
+    if object.is_exact_instance_of::<PyInt>() {
+        let mut overflow: c_int = 0;
+        // SAFETY: an int, attached.
+        let value: i64 = unsafe { ffi::PyLong_AsLongLongAndOverflow(object.as_ptr(), &raw mut overflow) };
+        if overflow != 0 {
+            return false;
+        }
+        // In pieces of a known length, which are stored at once.
+        if let Ok(byte) = u8::try_from(value) {
+            out.extend_from_slice(&[b'K', byte]);
+        } else if let Ok(short) = u16::try_from(value) {
+            let [low, high] = short.to_le_bytes();
+            out.extend_from_slice(&[b'M', low, high]);
+        } else if let Ok(word) = i32::try_from(value) {
+            let [b0, b1, b2, b3] = word.to_le_bytes();
+            out.extend_from_slice(&[b'J', b0, b1, b2, b3]);
+        } else {
+            out.extend_from_slice(&[0x8a, 8]);
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    } else if let Ok(float) = object.cast_exact::<PyFloat>() {
+        out.push(b'G');
+        out.extend_from_slice(&float.value().to_be_bytes());
+    } else if object.is_none() {
+        out.push(b'N');
+    } else if let Ok(truth) = object.cast_exact::<PyBool>() {
+        out.push(if truth.is_true() { 0x88 } else { 0x89 });
+    } else {
+        return false;
+    }
+    true
+}
+
+/// The pickle of a tuple of numbers that is written as they come. So none of them needs to be kept: for a large chunk of a range, say,
+/// that would be most of the time it takes to send it.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    out: Vec<u8>,
+    count: usize,
+}
+
+impl Numbers {
+    /// Of no items as yet.
+    pub(crate) fn new() -> Self {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(&BEGIN);
+        out.push(b'(');
+        Self { out, count: 0 }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Adds an item. False if it is no number.
+    #[inline]
+    pub(crate) fn add(&mut self, item: &Bound<'_, PyAny>) -> bool {
+        let added = write_number(&mut self.out, item);
+        self.count += usize::from(added);
+        added
+    }
+
+    /// The pickle of the tuple.
+    pub(crate) fn into_pickle(mut self) -> Vec<u8> {
+        self.out.extend_from_slice(&[b't', STOP]);
+        self.out
+    }
+
+    /// The items, as something else comes after them. They are equal, if not the same objects, which no pickle tells.
+    pub(crate) fn into_items(self, py: Python<'_>) -> Vec<Bound<'_, PyAny>> {
+        let mut reader = Reader { rest: &self.out[BEGIN.len() + 1..] };
+        let mut items = Vec::with_capacity(self.count + 1);
+        while let Some(opcode) = reader.byte() {
+            items.extend(reader.scalar(py, opcode));
+        }
+        items
     }
 }
 
@@ -243,7 +353,62 @@ pub(crate) fn loads<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Option<Boun
     if let Some(object) = reader.scalar(py, first) {
         return Ok(reader.rest.is_empty().then_some(object));
     }
+    if let Some(object) = flat(py, rest)? {
+        return Ok(Some(object));
+    }
     Reader { rest }.containers(py)
+}
+
+/// The list or tuple of a pickle that is nothing but numbers in one of these. They are counted first, so that each goes where it
+/// belongs at once.
+fn flat<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let (numbers, is_list) = match pickle {
+        [b']', b'(', numbers @ .., b'e'] => (numbers, true),
+        [b'(', numbers @ .., b't'] => (numbers, false),
+        _ => return Ok(None),
+    };
+    let Some(count) = count_numbers(numbers) else { return Ok(None) };
+    let length = count as ffi::Py_ssize_t;
+    let (make, set) = if is_list {
+        (ffi::PyList_New as unsafe extern "C" fn(_) -> _, ffi::PyList_SetItem as unsafe extern "C" fn(_, _, _) -> _)
+    } else {
+        (ffi::PyTuple_New as _, ffi::PyTuple_SetItem as _)
+    };
+    // SAFETY: attached.
+    let sequence = unsafe { make(length) };
+    // SAFETY: a new reference, or null with an exception set.
+    let sequence = unsafe { Bound::from_owned_ptr_or_err(py, sequence) }?;
+    let mut reader = Reader { rest: numbers };
+    for place in 0..length {
+        let number = reader.byte().and_then(|opcode| reader.scalar(py, opcode));
+        // It was counted, so it is there.
+        let number = number.unwrap_or_else(|| py.None().into_bound(py)).into_ptr();
+        // SAFETY: the place is one of those the new object was made with, which takes the reference over; nobody else knows it.
+        let status = unsafe { set(sequence.as_ptr(), place, number) };
+        if status != 0 {
+            return Err(PyErr::fetch(py));
+        }
+    }
+    Ok(Some(sequence))
+}
+
+/// How many numbers these are; `None` if they are something else as well.
+fn count_numbers(mut pickle: &[u8]) -> Option<usize> {
+    let mut count = 0;
+    while let [opcode, rest @ ..] = pickle {
+        let argument = match opcode {
+            b'N' | 0x88 | 0x89 => 0,
+            b'K' => 1,
+            b'M' => 2,
+            b'J' => 4,
+            b'G' => 8,
+            0x8a if rest.first() == Some(&8) => 9,
+            _ => return None,
+        };
+        pickle = rest.get(argument..)?;
+        count += 1;
+    }
+    Some(count)
 }
 
 struct Reader<'a> {

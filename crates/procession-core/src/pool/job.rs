@@ -383,6 +383,10 @@ impl Job {
             // An index below `next` was handed out, so it was received: `insert` has refused it.
             let place = (index - state.next) as usize;
             if state.by_index.len() <= place {
+                if state.by_index.capacity() == 0 {
+                    // Calls have one outcome, and there are many of them.
+                    state.by_index.reserve_exact(place + 1);
+                }
                 state.by_index.resize_with(place + 1, || None);
             }
             state.by_index[place] = Some(outcome);

@@ -31,7 +31,10 @@ use super::{
     streams::{IMapIterator, PoolFeed},
     terms::{self, TaskTerms},
 };
-use crate::laden::{self, Load};
+use crate::{
+    laden::{self, Load},
+    plain::Numbers,
+};
 
 /// What the parent has of a pool besides its processes.
 #[pyclass(module = "procession._core", frozen)]
@@ -57,6 +60,11 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
+    /// Whether the workers know the function, so that it need not go with each task.
+    pub(super) fn is_defined(&self) -> bool {
+        has_function(self.definition)
+    }
+
     /// The same, with workers that tell how long each item took.
     pub(super) fn measured(self) -> Self {
         Self { mode: self.mode | MEASURED, ..self }
@@ -82,23 +90,34 @@ impl PoolEngine {
     /// Pickles the arguments of a task and gives it to the workers.
     pub(super) fn submit(&self, job: &Job, index: u64, recipe: &Recipe, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = payload.py();
-        let put = |parts: &[&[u8]], buffers: &[&[u8]]| {
-            job.lend(index, Travelling::of_message());
-            let submitted = if laden::is_worth_it(parts, buffers) {
-                py.detach(|| self.submit_laden(job, index, recipe, parts, buffers))
-            } else {
-                let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
-                // Other threads may go on while much is copied.
-                if is_large(parts) { py.detach(submit) } else { submit() }.map_err(PyErr::from)
-            };
-            submitted.inspect_err(|_| job.take_back(index))
-        };
-        if has_function(recipe.definition) {
+        let put = |parts: &[&[u8]], buffers: &[&[u8]]| self.submit_pickle(py, job, index, recipe, parts, buffers);
+        if recipe.is_defined() {
             with_pickle_of(payload, self.main.get(), Way::Lent, put)?
         } else {
             let both = (recipe.function.bind(py), payload).into_bound_py_any(py)?;
             with_pickle_of(&both, self.main.get(), Way::Lent, put)?
         }
+    }
+
+    /// Gives a task to the workers.
+    pub(super) fn submit_pickle(
+        &self,
+        py: Python<'_>,
+        job: &Job,
+        index: u64,
+        recipe: &Recipe,
+        parts: &[&[u8]],
+        buffers: &[&[u8]],
+    ) -> PyResult<()> {
+        job.lend(index, Travelling::of_message());
+        let submitted = if laden::is_worth_it(parts, buffers) {
+            py.detach(|| self.submit_laden(job, index, recipe, parts, buffers))
+        } else {
+            let submit = || self.engine.submit(job, index, recipe.definition, recipe.mode, parts);
+            // Other threads may go on while much is copied.
+            if is_large(parts) { py.detach(submit) } else { submit() }.map_err(PyErr::from)
+        };
+        submitted.inspect_err(|_| job.take_back(index))
     }
 
     /// Gives a task to the workers whose large parts go in blocks.
@@ -421,23 +440,52 @@ impl PoolEngine {
     }
 }
 
-/// The next items of an iterator, as a tuple; `None` if there are none left. With a `patience`, as many as come in that time.
+/// The next items of an iterator.
+pub(super) enum Chunk<'py> {
+    /// As a tuple.
+    Tuple(Bound<'py, PyTuple>),
+    /// All of them numbers: the pickle of the tuple.
+    Numbers(Numbers),
+}
+
+impl Chunk<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Tuple(items) => items.len(),
+            Self::Numbers(numbers) => numbers.len(),
+        }
+    }
+}
+
+/// The next items of an iterator; `None` if there are none left. With a `patience`, as many as come in that time. They may be
+/// pickled if they are `defined` as all that is to be pickled.
 pub(super) fn chunk_of<'py>(
     py: Python<'py>,
     items: &mut Bound<'py, pyo3::types::PyIterator>,
     size: usize,
     patience: Option<Duration>,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
+    defined: bool,
+) -> PyResult<Option<Chunk<'py>>> {
+    let mut numbers = defined.then(Numbers::new);
     let mut chunk = Vec::new();
+    let mut count = 0;
     let began = patience.map(|_| Instant::now());
-    while chunk.len() < size.max(1) {
-        match items.next() {
-            Some(item) => chunk.push(item?),
-            None => break,
+    while count < size.max(1) {
+        let Some(item) = items.next().transpose()? else { break };
+        count += 1;
+        if !numbers.as_mut().is_some_and(|numbers| numbers.add(&item)) {
+            if let Some(numbers) = numbers.take() {
+                chunk = numbers.into_items(py);
+            }
+            chunk.push(item);
         }
         if began.is_some_and(|began| Some(began.elapsed()) >= patience) {
             break;
         }
     }
-    if chunk.is_empty() { Ok(None) } else { Ok(Some(PyTuple::new(py, chunk)?.into_any())) }
+    match numbers {
+        _ if count == 0 => Ok(None),
+        Some(numbers) => Ok(Some(Chunk::Numbers(numbers))),
+        None => Ok(Some(Chunk::Tuple(PyTuple::new(py, chunk)?))),
+    }
 }

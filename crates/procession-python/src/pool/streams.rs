@@ -13,7 +13,7 @@ use pyo3::{
 
 use super::{
     Mode,
-    engine::{Recipe, chunk_of},
+    engine::{Chunk, Recipe, chunk_of},
     results::{Call, timeout_error},
 };
 use crate::wait::{Timeout, block};
@@ -239,22 +239,31 @@ impl PoolFeed {
         };
         let recipe = self.recipe.as_ref().map_err(|error| error.clone_ref(py))?;
         let mut items = items.as_ref().map_err(|error| error.clone_ref(py))?.bind(py).clone();
-        let payload = match (self.chunksize, &mut state.auto) {
-            (None, _) => items.next().transpose()?,
-            (Some(size), None) => chunk_of(py, &mut items, size, None)?,
+        let (engine, job, index) = (self.call.engine(), self.call.job(), state.index);
+        let chunk = match (self.chunksize, &mut state.auto) {
+            (None, _) => {
+                let Some(item) = items.next().transpose()? else { return Ok(false) };
+                engine.submit(job, index, recipe, &item)?;
+                state.index += 1;
+                return Ok(true);
+            }
+            (Some(size), None) => chunk_of(py, &mut items, size, None, recipe.is_defined())?,
             (Some(_), Some(auto)) => {
-                let size = auto.pace.next(self.call.job().pace(), auto.left);
-                let chunk = chunk_of(py, &mut items, size, Some(Pace::patience()))?;
+                let size = auto.pace.next(job.pace(), auto.left);
+                let chunk = chunk_of(py, &mut items, size, Some(Pace::patience()), recipe.is_defined())?;
                 if let (Some(left), Some(chunk)) = (&mut auto.left, &chunk) {
-                    *left = left.saturating_sub(chunk.len()? as u64);
+                    *left = left.saturating_sub(chunk.len() as u64);
                 }
                 chunk
             }
         };
-        let Some(payload) = payload else {
-            return Ok(false);
-        };
-        self.call.engine().submit(self.call.job(), state.index, recipe, &payload)?;
+        match chunk {
+            None => return Ok(false),
+            Some(Chunk::Tuple(items)) => engine.submit(job, index, recipe, &items)?,
+            Some(Chunk::Numbers(numbers)) => {
+                engine.submit_pickle(py, job, index, recipe, &[&numbers.into_pickle()], &[])?;
+            }
+        }
         state.index += 1;
         Ok(true)
     }
