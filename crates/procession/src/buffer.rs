@@ -57,7 +57,7 @@ use crate::{
 /// # What it may be sent through
 ///
 /// Everything that takes a [`Message`](crate::Message). Queues of all kinds hand it over in blocks, and so do pools with arguments and
-/// results, but for tasks that have [retries](crate::CallOptions::retries): a block would die with the worker. Connections, managers and the
+/// results, but for tasks that have [retries](crate::pool::CallOptions::retries): a block would die with the worker. Connections, managers and the
 /// arguments and results of processes send its bytes, which costs as much as a [`Plain`] does. Sending one that is a block is
 /// one more copy, into a block of the queue that it goes to.
 ///
