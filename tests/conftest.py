@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import pytest
@@ -41,14 +41,26 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--sample"):
         return
+    methods = defaultdict(dict)
+    for item in items:
+        if method := _method_of(item):
+            methods[_test_of(item)][method] = None
     kept, left_out = [], []
     for item in items:
-        method = getattr(item, "callspec", None) and item.callspec.params.get("method")
-        place = zlib.crc32(f"{item.path.name} {item.originalname}".encode()) + sys.version_info[1]
-        wanted = method is None or method == METHODS[place % len(METHODS)]
+        method, there = _method_of(item), list(methods[_test_of(item)])
+        place = zlib.crc32(repr(_test_of(item)).encode()) + sys.version_info[1]
+        wanted = method is None or method == there[place % len(there)]
         (kept if wanted and not item.get_closest_marker("once") else left_out).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+def _method_of(item):
+    return item.callspec.params.get("method") if hasattr(item, "callspec") else None
+
+
+def _test_of(item):
+    return item.path.name, item.originalname
 
 
 @pytest.fixture(params=METHODS)

@@ -1,6 +1,8 @@
 """Plain data, which the package writes and reads itself: as pickles that any unpickler reads."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,21 @@ def test_what_only_looks_like_a_list_of_numbers_is_refused():
     ):
         with pytest.raises((pickle.UnpicklingError, EOFError, IndexError)):
             _core.loads(damaged)
+
+
+def test_lack_of_memory_is_an_error():
+    # In a process of its own, whose memory is bounded.
+    program = """
+import resource
+import procession
+numbers = [1.5] * 12_000_000
+queue = procession.get_context("fork").SimpleQueue()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+try:
+    queue.put(numbers)
+except MemoryError:
+    print("MemoryError")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (result.returncode, result.stdout) == (0, "MemoryError\n"), result.stderr

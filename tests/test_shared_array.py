@@ -135,6 +135,55 @@ def test_a_task_that_is_tried_again_still_finds_its_array(tmp_path, nothing_left
         assert processes.descriptors() == before
 
 
+def fail_with(value):
+    raise ValueError(made_here(value))
+
+
+def test_an_array_in_an_exception(ctx):
+    with ctx.Pool(1, maxtasksperchild=1) as pool:
+        failed = [pool.apply_async(fail_with, (number,)) for number in range(2)]
+        for number, result in enumerate(failed):
+            with pytest.raises(ValueError) as info:
+                result.get()
+            assert info.value.args[0].sum() == 1000 * number
+
+
+def adds_sum_of(array):
+    return lambda n: n + array.sum()
+
+
+def test_an_array_in_a_closure_is_lent_as_well():
+    ctx = procession.get_context("fork")
+    array, queue = procession.shared_array(5), ctx.Queue()
+    array[:] = 1
+    with ctx.Pool(2) as pool:
+        assert pool.map(adds_sum_of(array), range(40), chunksize=1) == [n + 5 for n in range(40)]
+    # What was read forty times is not taken for what was sent forty times.
+    queue.put(array)
+    del array
+    assert queue.get().sum() == 5
+
+
+def test_what_is_fed_to_a_pool_that_has_ended_is_not_kept(nothing_left_behind):
+    asked, go = threading.Event(), threading.Event()
+
+    def arrays():
+        for _ in range(10):
+            yield procession.shared_array(1000)
+            asked.set()
+            go.wait()
+
+    pool = procession.get_context("fork").Pool(1)
+    before = processes.descriptors()
+    results = pool.imap_unordered(total, arrays())
+    asked.wait()
+    pool.terminate()
+    go.set()
+    pool.join()
+    assert processes.eventually(lambda: not (processes.descriptors() - before))
+    del results
+
+
 @pytest.mark.parametrize("function", [total, lambda array: total(array)], ids=["by name", "by value"])
 def test_a_pool_keeps_arrays_until_their_task_is_done(function, nothing_left_behind):
     with procession.get_context("fork").Pool(2) as pool:
@@ -195,6 +244,12 @@ def test_it_is_not_kept_for_what_was_not_sent(nothing_left_behind):
         queue.put((procession.shared_array(5), lambda: 0))
     with pytest.raises(procession.queues.Full):
         queue.put(procession.shared_array(5), timeout=0.01)
+    with pytest.raises(procession.queues.Full):
+        queue.put_many([procession.shared_array(5) for _ in range(3)], timeout=0.01)
+    assert queue.get() == "full"
+    with pytest.raises(procession.queues.Full):
+        queue.put_many([procession.shared_array(5) for _ in range(3)], timeout=0.01)
+    assert queue.get().sum() == 0
     assert processes.descriptors() == before
 
 

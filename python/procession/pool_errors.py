@@ -5,9 +5,9 @@ These are names of `procession.pool`, where the standard package has some of the
 
 import signal
 import traceback
-from _pickle import dumps, loads
+from _pickle import dumps
 
-from . import reduction
+from . import _core, reduction
 from .context import ProcessError
 from .crew import described
 
@@ -115,7 +115,7 @@ class _Bare:
 
 
 def _survives(pickle, error):
-    return type(loads(pickle)) is type(error)
+    return type(_core.reread(bytes(pickle))) is type(error)
 
 
 def _failure(error):

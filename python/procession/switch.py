@@ -27,9 +27,10 @@ OFF = ("0", "off", "no", "false")
 # A child of a program that runs on the standard package, since it was started before the switch was turned on, is told
 # by its command line, as ours name this package there.
 #
-# Another thread may have seen the empty module that stands in the place of multiprocessing when this begins, and look
-# for a part of it: that is loaded when it is known what multiprocessing is. So the finder stays where it is; to take
-# it out would also shift the list for those who are going through it.
+# Another thread may have seen the empty module that stands in the place of multiprocessing when this begins, and keep
+# it: so it gets what the right one has. Or it looks for a part of it: that is loaded when it is known what
+# multiprocessing is. So the finder stays where it is; to take it out would also shift the list for those who are going
+# through it.
 _ANSWER = f"""
 import sys
 if module.__name__ != 'multiprocessing':
@@ -49,6 +50,7 @@ else:
             warnings.warn('{FILE_NAME} finds no procession to take the place of multiprocessing, or none that works (' +
                 repr(error) + '). If it was uninstalled, remove that file from ' + {{folder!r}}, ImportWarning)
     import multiprocessing
+    vars(module).update(vars(multiprocessing))
 """
 
 # The line. Interpreters of virtual environments may read the files of the folder twice.

@@ -48,7 +48,7 @@ pub mod _core {
     #[pymodule_export]
     use super::mapping::map_file;
     #[pymodule_export]
-    use super::pickling::{py_dumps, py_loads};
+    use super::pickling::{py_dumps, py_loads, reread};
     #[pymodule_export]
     use super::pool::{
         ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult, PoolBacklog, PoolEngine, PoolFeed, PoolPort,

@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use procession_core::memory::{Travelling, Way};
+use procession_core::memory::{Travelling, Unsent, Way};
 use pyo3::{
     buffer::PyUntypedBuffer,
     exceptions::{PyKeyError, PyMemoryError},
@@ -133,6 +133,15 @@ pub(crate) fn to_vec(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     with_pickle(object, |parts| Ok(parts.concat()))?
 }
 
+/// The pickle of an object as one piece, and what goes with it, to be sent later on.
+///
+/// # Errors
+///
+/// The pickler's.
+pub(crate) fn to_send_later(object: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Unsent)> {
+    with_pickle(object, |parts| Ok((parts.concat(), Travelling::unsent())))?
+}
+
 /// The object of a pickle that is not in a `bytes` object.
 ///
 /// # Errors
@@ -224,6 +233,13 @@ pub(crate) fn py_loads<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'py,
         Some(object) => Ok(object),
         None => loads_bytes(pickle),
     }
+}
+
+/// As `loads()`, of what this thread has pickled for the message that it is making, to see what the receiver will get. Shared arrays
+/// are on their way to that one nonetheless.
+#[pyfunction]
+pub(crate) fn reread<'py>(pickle: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    Travelling::with_arrived(Travelling::of_message(), || py_loads(pickle))
 }
 
 /// A `bytes` object to be filled: all of it, before anybody else gets it.

@@ -13,6 +13,7 @@
 use std::ffi::{c_int, c_long};
 
 use pyo3::{
+    exceptions::PyMemoryError,
     ffi,
     prelude::*,
     types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
@@ -248,13 +249,17 @@ impl Writer {
         let before = self.out.len();
         write_number(&mut self.out, last).then_some(())?;
         self.out.truncate(before);
-        self.out.reserve(5 * items.len());
+        // As long as they can be. Where there is no memory, the pickler says so.
+        self.out.try_reserve(LONGEST_NUMBER * items.len()).ok()?;
         for item in items {
             write_number(&mut self.out, &item).then_some(())?;
         }
         Some(())
     }
 }
+
+/// So many bytes a number takes, at most.
+const LONGEST_NUMBER: usize = 10;
 
 /// Writes a number, `None`, `True` or `False`. False if it is something else.
 #[inline]
@@ -315,11 +320,18 @@ impl Numbers {
     }
 
     /// Adds an item. False if it is no number.
+    ///
+    /// # Errors
+    ///
+    /// `MemoryError`
     #[inline]
-    pub(crate) fn add(&mut self, item: &Bound<'_, PyAny>) -> bool {
+    pub(crate) fn add(&mut self, item: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if self.out.capacity() - self.out.len() < LONGEST_NUMBER {
+            self.out.try_reserve(LONGEST_NUMBER.max(self.out.len())).map_err(|_| PyMemoryError::new_err(()))?;
+        }
         let added = write_number(&mut self.out, item);
         self.count += usize::from(added);
-        added
+        Ok(added)
     }
 
     /// The pickle of the tuple.

@@ -11,7 +11,7 @@ use std::{
 
 use procession_core::{
     channel::{self, Lost, Message, PutError, TakeError},
-    memory::Claimed,
+    memory::{Claimed, Unsent},
 };
 use pyo3::{
     buffer::PyBuffer,
@@ -299,12 +299,13 @@ impl Queue {
         queue.ring().is_empty() && (!queue.ring().doorbell() || py.detach(|| queue.is_empty()))
     }
 
-    fn put_batch(&self, py: Python<'_>, pickles: &mut Vec<Vec<u8>>, limit: Option<Timeout>) -> PyResult<()> {
+    /// Puts pickles, and leaves those that could not be put.
+    fn put_batch(&self, py: Python<'_>, pickles: &mut Vec<(Vec<u8>, Unsent)>, limit: Option<Timeout>) -> PyResult<()> {
         let queue = self.native.get()?;
         self.used.store(true, Relaxed);
         let mut put = 0;
         let result = block(py, limit.unwrap_or(Timeout::after(PATIENCE)), |wait| {
-            let parts: Vec<[&[u8]; 1]> = pickles.iter().map(|pickle| [pickle.as_slice()]).collect();
+            let parts: Vec<[&[u8]; 1]> = pickles.iter().map(|(pickle, _)| [pickle.as_slice()]).collect();
             let messages: Vec<&[&[u8]]> = parts.iter().map(<[_; 1]>::as_slice).collect();
             while put < messages.len() {
                 let rest = &messages[put..];
@@ -320,7 +321,7 @@ impl Queue {
             }
             Ok(Ok(()))
         });
-        pickles.drain(..put);
+        pickles.drain(..put).for_each(|(_, with_it)| with_it.sent());
         result?.unwrap_or(Err(PutError::Full)).map_err(|error| put_error(py, error))
     }
 }
@@ -400,13 +401,13 @@ impl Queue {
         for object in iterable.try_iter()? {
             Self::open(slf)?;
             // Those before are put in any case, as if they had been put one by one.
-            let pickle = object.and_then(|object| match pickling::to_vec(&object) {
+            let pickle = object.and_then(|object| match pickling::to_send_later(&object) {
                 Ok(pickle) => Ok(Some(pickle)),
                 Err(error) => slf.call_method1("_unpicklable", (error, object)).map(|_| None),
             });
             match pickle {
                 Ok(Some(pickle)) => {
-                    size += pickle.len();
+                    size += pickle.0.len();
                     pickles.push(pickle);
                 }
                 Ok(None) => {}

@@ -3,13 +3,9 @@
 //! Only queues that are joined keep this table. Without it, `join` would wait for ever for what a process had taken before it
 //! was killed (PROTOCOL.md, "A process dies with messages in its hands").
 //!
-//! An entry belongs to the process whose `ProcessId` is in `owner`:
-//!
-//! | `owner` | whose it is | changed by |
-//! |---------|-------------|------------|
-//! | zero | nobody's, never used | who holds the ring's consumer lock, to its own; it writes `held` before |
-//! | a process | that process's; anybody's when it is dead | the process, as it ends in order: to `HANDED_ON`. Of the dead: as above |
-//! | `HANDED_ON` | nobody's; anybody's when `held` is zero | as above |
+//! An entry belongs to the process whose `ProcessId` is in `owner`; zero: nobody ever had it. Whoever holds the ring's
+//! consumer lock may take one for itself that is nobody's or a dead process's, and writes `held` before `owner`. A process that
+//! ends in order moves what it has to `handed_on`, which belongs to nobody.
 
 use crate::{
     kills::point,
@@ -20,9 +16,6 @@ use crate::{
     process::ProcessId,
 };
 
-/// In place of a process: one that ended in order with messages in its hands. It has handed them on, or will never be asked for
-/// them; in any case somebody else may still say that they are dealt with.
-const HANDED_ON: u64 = u64::MAX;
 /// So many processes may take from a queue that is joined. If there are more at a time, nobody is made up for.
 const ENTRIES: usize = if cfg!(loom) { 2 } else { 128 };
 
@@ -43,6 +36,9 @@ pub(super) struct Holders {
     overflowed: AtomicU32,
     /// How many messages of dead processes were counted as dealt with, less those of which somebody said so after all.
     made_up: AtomicU64,
+    /// How many messages processes had in their hands that ended in order. They have handed them on, or will never be asked
+    /// for them; in any case somebody else may still say that they are dealt with.
+    handed_on: AtomicU64,
     entries: [Entry; ENTRIES],
 }
 
@@ -62,6 +58,7 @@ impl Default for Holders {
             kept: AtomicU32::new(0),
             overflowed: AtomicU32::new(0),
             made_up: AtomicU64::new(0),
+            handed_on: AtomicU64::new(0),
             entries: std::array::from_fn(entry),
         }
     }
@@ -98,20 +95,15 @@ impl Holders {
         let start = own as usize;
         let nth = |n: usize| &self.entries[start.wrapping_add(n) % ENTRIES];
         let nobodys = (0..ENTRIES).map(nth).find(|entry| entry.owner.load(Relaxed) == 0);
-        let is_over = |entry: &&Entry| match entry.owner.load(Relaxed) {
-            HANDED_ON => entry.held.load(Relaxed) == 0,
-            owner => !is_alive(owner),
+        let free = nobodys.or_else(|| (0..ENTRIES).map(nth).find(|entry| !is_alive(entry.owner.load(Relaxed))));
+        let Some(entry) = free else {
+            self.overflowed.store(1, Release);
+            return false;
         };
-        let free = nobodys.or_else(|| (0..ENTRIES).map(nth).find(is_over));
-        match free {
-            Some(entry) => {
-                // What a dead process held is of no account: it is known by what nobody living holds.
-                entry.held.store(1, Release);
-                entry.owner.store(own, Release);
-                point("holders: an entry taken, the message not");
-            }
-            None => self.overflowed.store(1, Release),
-        }
+        // What a dead process held is of no account: it is known by what nobody living holds.
+        entry.held.store(1, Release);
+        entry.owner.store(own, Release);
+        point("holders: an entry taken, the message not");
         true
     }
 
@@ -121,9 +113,11 @@ impl Holders {
     }
 
     fn hand_on_of(&self, own: u64) {
-        if let Some(entry) = self.own(own).filter(|entry| entry.held.load(Relaxed) > 0) {
-            entry.owner.store(HANDED_ON, Release);
-        }
+        let Some(entry) = self.own(own) else { return };
+        // Counted twice for a moment, rather than not at all: see `lost_if`.
+        let held = entry.held.load(Acquire);
+        self.handed_on.fetch_add(held, AcqRel);
+        let _ = entry.held.fetch_update(AcqRel, Acquire, |present| Some(present.saturating_sub(held)));
     }
 
     /// Takes back what was noted for messages that then were not taken.
@@ -142,10 +136,8 @@ impl Holders {
     }
 
     fn done_by(&self, own: u64, count: impl FnOnce() -> bool) -> bool {
-        let has_some = |entry: &&Entry| entry.held.load(Acquire) > 0;
-        let own = self.own(own).filter(has_some);
-        let handed_on = || self.entries.iter().filter(|entry| entry.owner.load(Relaxed) == HANDED_ON).find(has_some);
-        let held = own.or_else(handed_on).map(|entry| &entry.held);
+        let own = self.own(own).map(|entry| &entry.held);
+        let held = own.into_iter().chain([&self.handed_on]).find(|held| held.load(Acquire) > 0);
         let less = |number: u64| number.checked_sub(1);
         if held.is_none() && self.made_up.fetch_update(AcqRel, Acquire, less).is_ok() {
             return true;
@@ -186,12 +178,14 @@ impl Holders {
             if held == 0 {
                 continue;
             }
-            if owner == HANDED_ON || is_alive(owner) {
+            if is_alive(owner) {
                 living = living.saturating_add(held);
             } else {
                 pids.extend(ProcessId::from_bits(owner).map(ProcessId::pid));
             }
         }
+        // After the entries: what is moved meanwhile is counted twice rather than not at all.
+        living = living.saturating_add(self.handed_on.load(Acquire));
         let messages = taken.saturating_sub(done()).saturating_sub(living);
         (messages > 0).then_some(Lost { messages, pids })
     }
@@ -265,11 +259,13 @@ mod tests {
         assert!(holders.done_by(9, counted));
         assert!(holders.done_by(9, counted));
         assert_eq!(holders.lost_if(|| 3, || 2, |_| true), None);
-        // The entry serves others now.
-        for owner in 100..100 + ENTRIES as u64 - 1 {
-            assert!(holders.take_for(owner, |_| true));
+        // Many may end so.
+        for owner in 100..100 + 2 * ENTRIES as u64 {
+            assert!(holders.take_for(owner, |owner| owner == 8));
+            holders.hand_on_of(owner);
         }
-        assert_eq!(holders.overflowed.load(Relaxed), 0);
+        let taken = 3 + 2 * ENTRIES as u64;
+        assert_eq!(holders.lost_if(|| taken, || 2, |_| false).unwrap().messages, 1);
     }
 
     #[test]

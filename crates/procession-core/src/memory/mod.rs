@@ -21,5 +21,5 @@ pub use named::Named;
 pub(crate) use segment::HEADER;
 pub use segment::{Segment, SegmentId};
 pub use shared::{Atomics, Shared};
-pub use travelling::{Travelling, Way, Whereabouts, sweep};
+pub use travelling::{Travelling, Unsent, Way, Whereabouts, sweep};
 pub use words::OutOfRange;

@@ -184,17 +184,16 @@ impl Travelling {
 
     /// What was sent so far counts as come back: the message that this thread is making is begun anew, or was not sent.
     pub fn take_back() {
-        let taken = MAKING.with_borrow_mut(|making| {
+        drop(Self::unsent());
+    }
+
+    /// What was sent so far, of a message that is sent later on.
+    pub fn unsent() -> Unsent {
+        let sent = MAKING.with_borrow_mut(|making| {
             let making = making.as_mut().filter(|making| making.way == Way::Sent)?;
-            Some(std::mem::take(&mut making.with_it)).filter(|with_it| !with_it.is_empty())
+            Some(std::mem::take(&mut making.with_it))
         });
-        if let Some(with_it) = taken {
-            for memory in &with_it {
-                memory.word(std::process::id()).fetch_sub(1, Ordering::AcqRel);
-            }
-            drop(with_it);
-            sweep();
-        }
+        Unsent { with_it: sent.unwrap_or_default(), pid: std::process::id() }
     }
 
     /// What goes with the message that this thread is making, so far.
@@ -292,6 +291,33 @@ impl Travelling {
     }
 }
 
+/// What goes with a message that is not on its way yet. Dropped, it counts as come back: else it would be kept for nobody.
+#[derive(Debug)]
+pub struct Unsent {
+    with_it: Vec<Travelling>,
+    pid: u32,
+}
+
+impl Unsent {
+    /// The message is on its way.
+    pub fn sent(mut self) {
+        self.with_it.clear();
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        // A child that was forked meanwhile has nothing to do with it.
+        if self.with_it.is_empty() || self.pid != std::process::id() {
+            return;
+        }
+        for memory in self.with_it.drain(..) {
+            memory.word(self.pid).fetch_sub(1, Ordering::AcqRel);
+        }
+        sweep();
+    }
+}
+
 impl AsFd for Travelling {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
@@ -359,6 +385,12 @@ mod tests {
             },
             |()| true,
         );
+        // Two messages that are sent later on, of which one is not.
+        let later = || Travelling::with_message(Way::Sent, || (memory.send(), Travelling::unsent()).1, |_| true);
+        later().sent();
+        drop(later());
+        Travelling::fetch(whereabouts).unwrap();
+        assert!(is_kept(id));
         assert!(is_kept(id));
         drop(memory);
         Travelling::fetch(whereabouts).unwrap();

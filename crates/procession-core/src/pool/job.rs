@@ -333,8 +333,13 @@ impl Job {
 
     /// Keeps what a task about to be submitted is lent, until it has an outcome.
     pub fn lend(&self, index: u64, lent: Vec<Travelling>) {
-        if !lent.is_empty() {
-            self.state().lent.insert(index, lent);
+        if lent.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        // Of one that was given up nothing will be heard.
+        if !self.is_done() {
+            state.lent.insert(index, lent);
         }
     }
 
@@ -392,7 +397,6 @@ impl Job {
             state.by_index[place] = Some(outcome);
         }
         self.look_whether_done(&state);
-        // Unmapping large memory takes a while.
         drop(state);
         drop(lent);
         true

@@ -57,6 +57,8 @@ pub(super) struct Recipe {
     pub(super) function: Py<PyAny>,
     definition: Definition,
     mode: u32,
+    /// Shared arrays in a function that was pickled already, by value, to go with each task.
+    lent: Vec<Travelling>,
 }
 
 impl Recipe {
@@ -83,8 +85,11 @@ impl PoolEngine {
     }
 
     pub(super) fn recipe(&self, function: &Bound<'_, PyAny>, mode: Mode) -> PyResult<Recipe> {
-        let (definition, function) = self.functions.define(self.here()?, function, self.main.get())?;
-        Ok(Recipe { function: function.unbind(), definition, mode: mode as u32 })
+        let engine = self.here()?;
+        let define = || (self.functions.define(engine, function, self.main.get()), Travelling::of_message());
+        let (defined, lent) = Travelling::with_message(Way::Lent, define, |_| true);
+        let (definition, function) = defined?;
+        Ok(Recipe { function: function.unbind(), definition, mode: mode as u32, lent })
     }
 
     /// Pickles the arguments of a task and gives it to the workers.
@@ -109,7 +114,9 @@ impl PoolEngine {
         parts: &[&[u8]],
         buffers: &[&[u8]],
     ) -> PyResult<()> {
-        job.lend(index, Travelling::of_message());
+        let mut lent = Travelling::of_message();
+        lent.extend_from_slice(&recipe.lent);
+        job.lend(index, lent);
         let submitted = if laden::is_worth_it(parts, buffers) {
             py.detach(|| self.submit_laden(job, index, recipe, parts, buffers))
         } else {
@@ -473,7 +480,7 @@ pub(super) fn chunk_of<'py>(
     while count < size.max(1) {
         let Some(item) = items.next().transpose()? else { break };
         count += 1;
-        if !numbers.as_mut().is_some_and(|numbers| numbers.add(&item)) {
+        if !numbers.as_mut().map_or(Ok(false), |numbers| numbers.add(&item))? {
             if let Some(numbers) = numbers.take() {
                 chunk = numbers.into_items(py);
             }

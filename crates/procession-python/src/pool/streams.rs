@@ -288,7 +288,8 @@ impl PoolFeed {
             return Ok(false);
         }
         for _ in 0..count {
-            if self.call.job().is_cancelled() {
+            // Its end is not known as yet: if it is done, it was given up.
+            if self.call.job().is_done() {
                 self.finish(py, engine, state);
                 return Ok(false);
             }

@@ -22,7 +22,7 @@ use pyo3::{
 use super::{MEASURED, Mode, PATIENCE, SoftLimit, by_value::with_pickle_of, has_function, is_large, of_pool_module};
 use crate::{
     laden::{self, Load},
-    pickling::loads,
+    pickling::{loads, with_arrays},
     wait::{Timeout, block},
 };
 
@@ -197,8 +197,10 @@ impl PoolWorker {
         how: &str,
         about: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<()> {
-        let payload = of_pool_module(py, how)?.call1(about)?;
-        self.send(py, task, Verdict::Failed, 0, &[payload.cast::<PyBytes>()?.as_bytes()])
+        with_arrays(Way::Sent, || {
+            let payload = of_pool_module(py, how)?.call1(about)?;
+            Ok(self.send(py, task, Verdict::Failed, 0, &[payload.cast::<PyBytes>()?.as_bytes()]))
+        })?
     }
 
     fn call<'py>(&self, py: Python<'py>, task: &mut Task, functions: &mut Functions) -> PyResult<Bound<'py, PyAny>> {

@@ -20,8 +20,8 @@ const POPULATE_READ: libc::c_int = 22;
 const POPULATE_WRITE: libc::c_int = 23;
 
 /// How much memory one process leaves behind the blocks it lets go, of all segments together: so many idle queues do not add up.
-fn most_left() -> usize {
-    if cfg!(test) { 32 << 20 } else { usize::try_from(physical() / 16).unwrap_or(usize::MAX) }
+fn most_left() -> u64 {
+    if cfg!(test) { 32 << 20 } else { physical() / 16 }
 }
 
 /// A stretch of a block's file, mapped from the block's beginning on.
@@ -62,21 +62,14 @@ struct Mapped {
     held: Vec<Option<Holding>>,
     unused: Vec<usize>,
     /// Mappings of blocks that this process does not hold, kept for the next time, by table and slot.
-    kept: BTreeMap<(u64, u32), Kept>,
-    /// How much memory it has left behind those it let go, at most.
-    left: usize,
-}
-
-#[derive(Debug)]
-struct Kept {
-    mapping: Mapping,
-    /// How much memory this process has left behind the block.
-    left: usize,
+    kept: BTreeMap<(u64, u32), Mapping>,
+    /// How much memory was behind the free blocks of each table when this process last gave one back.
+    left: BTreeMap<u64, u64>,
 }
 
 /// A forked child has the parent's mappings, and the blocks it held as copies.
 static MAPPED: ForkMutex<Mapped> =
-    ForkMutex::new(Mapped { held: Vec::new(), unused: Vec::new(), kept: BTreeMap::new(), left: 0 });
+    ForkMutex::new(Mapped { held: Vec::new(), unused: Vec::new(), kept: BTreeMap::new(), left: BTreeMap::new() });
 
 impl Mapping {
     fn new(table: &Table, slot: u32, length: usize) -> io::Result<Self> {
@@ -106,11 +99,12 @@ impl Mapping {
     /// threads write meanwhile is not lost: a page is replaced by its copy in one step, and so is the mapping.
     fn make_private(&self, table: &Table, slot: u32, length: usize) -> bool {
         let length = length.next_multiple_of(rustix::param::page_size()).min(self.length);
-        // SAFETY: it takes the place of a part of this mapping, with the same contents.
+        // All of it: a part would be one mapping more, of which a process can't have any number.
+        // SAFETY: it takes the place of this mapping, with the same contents.
         let mapped = unsafe {
             rustix::mm::mmap(
                 self.base.as_ptr().cast(),
-                length,
+                self.length,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
                 table.segment().as_fd(),
@@ -143,21 +137,17 @@ impl Mapping {
 impl Mapped {
     /// The mapping of a block that belongs to the caller, of so many bytes at least; and whether it is new.
     fn mapping(&mut self, table: &Table, slot: u32, length: usize) -> io::Result<(Mapping, bool)> {
-        if let Some(Kept { mapping, left }) = self.kept.remove(&(table.number(), slot)) {
-            self.left -= left;
-            if mapping.length >= length {
-                return Ok((mapping, false));
-            }
-            mapping.undo();
+        match self.kept.remove(&(table.number(), slot)) {
+            Some(mapping) if mapping.length >= length => return Ok((mapping, false)),
+            Some(mapping) => mapping.undo(),
+            None => {}
         }
         Ok((Mapping::new(table, slot, length)?, true))
     }
 
-    fn keep(&mut self, table: &Table, slot: u32, mapping: Mapping, left: usize) {
-        self.left += left;
-        if let Some(former) = self.kept.insert((table.number(), slot), Kept { mapping, left }) {
-            self.left -= former.left;
-            former.mapping.undo();
+    fn keep(&mut self, table: &Table, slot: u32, mapping: Mapping) {
+        if let Some(former) = self.kept.insert((table.number(), slot), mapping) {
+            former.undo();
         }
     }
 
@@ -165,8 +155,8 @@ impl Mapped {
         let mut rest = self.kept.split_off(&(table, 0));
         let mut others = rest.split_off(&(table + 1, 0));
         self.kept.append(&mut others);
-        self.left -= rest.values().map(|kept| kept.left).sum::<usize>();
-        rest.into_values().map(|kept| kept.mapping).collect()
+        self.left.remove(&table);
+        rest.into_values().collect()
     }
 
     fn hold(&mut self, holding: Holding) -> usize {
@@ -195,7 +185,7 @@ pub(super) fn write(table: &Table, slot: u32, parts: &[&[u8]], length: usize) ->
         unsafe { place.copy_from_nonoverlapping(NonNull::from(*part).cast(), room) };
         at += room;
     }
-    MAPPED.lock().keep(table, slot, mapping, 0);
+    MAPPED.lock().keep(table, slot, mapping);
     true
 }
 
@@ -228,7 +218,9 @@ impl HeldBlock {
         let claim = claimed.claim()?;
         let mapped = MAPPED.lock().mapping(&claim.table, claim.reference.slot, length);
         let Claim { table, reference, mark, .. } = claim;
-        let (mapping, new) = mapped.inspect_err(|_| table.give_back(reference.slot, mark, false))?;
+        let (mapping, new) = mapped.inspect_err(|_| {
+            table.give_back(reference.slot, mark, false);
+        })?;
         if new {
             mapping.populate(length, POPULATE_READ);
         }
@@ -277,11 +269,13 @@ impl Drop for HeldBlock {
         mapped.unused.push(self.number);
         match backing {
             Backing::Block => {
-                let has_enough = mapped.left.saturating_add(length) > most_left();
-                mapped.keep(&table, slot, mapping, if has_enough { 0 } else { length });
+                let others = mapped.left.iter().filter(|(other, _)| **other != table.number());
+                let has_enough = others.map(|(_, left)| *left).sum::<u64>() + length as u64 > most_left();
+                mapped.keep(&table, slot, mapping);
                 drop(mapped);
                 point("block: let go, not free yet");
-                table.give_back(slot, mark, has_enough);
+                let left = table.give_back(slot, mark, has_enough);
+                MAPPED.lock().left.insert(table.number(), left);
             }
             Backing::Copy | Backing::Both => {
                 drop(mapped);
@@ -310,11 +304,18 @@ extern "C" fn after_fork() {
     MAPPED.after_fork();
 }
 
+extern "C" fn after_fork_in_child() {
+    MAPPED.after_fork();
+    // What is behind blocks that were let go is the parent's affair.
+    MAPPED.lock().left.clear();
+}
+
 /// Has forks seen to, from now on: before anything of this process is mapped or held.
 fn watch_forks() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
-        // SAFETY: the handlers are functions; what they do is allowed around a fork: the one in the child stores a number.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+        // SAFETY: the handlers are functions; what they do is allowed around a fork: the one in the child stores a number and frees
+        // memory, which glibc allows.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child)) };
     });
 }

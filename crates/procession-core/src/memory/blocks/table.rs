@@ -268,15 +268,18 @@ impl Table {
         Some(slot as u32)
     }
 
-    /// Gives a block back, with its memory if enough is kept already, or if the process `has_enough` of other segments.
-    pub(super) fn give_back(&self, slot: u32, mark: Mark, has_enough: bool) {
-        let Some(entry) = self.entry(slot) else { return };
+    /// Gives a block back, with its memory if enough is kept already, or if the process `has_enough` of other segments. Tells how much
+    /// memory is kept behind free blocks then.
+    pub(super) fn give_back(&self, slot: u32, mark: Mark, has_enough: bool) -> u64 {
+        let Some(entry) = self.entry(slot) else { return 0 };
         let kept = |entry: &Entry| if entry.is_free() { entry.warm.load(Relaxed).min(LONGEST) } else { 0 };
-        let warm = entry.warm.load(Relaxed);
-        if warm > 0 && (has_enough || self.entries().iter().map(kept).sum::<u64>() + warm > KEPT) {
-            return self.give_back_cold(slot, mark);
+        let kept = self.entries().iter().map(kept).sum::<u64>();
+        let warm = entry.warm.load(Relaxed).min(LONGEST);
+        if warm > 0 && (has_enough || kept + warm > KEPT) {
+            self.give_back_cold(slot, mark);
+            return kept;
         }
-        entry.free(mark);
+        if entry.free(mark) { kept + warm } else { kept }
     }
 
     /// Gives a block back that is not to keep memory.
