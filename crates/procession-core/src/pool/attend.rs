@@ -36,6 +36,8 @@ impl Engine {
             let all_given = self.submit_again();
             let rest = {
                 let mut state = self.state();
+                // The doorbell was heard, perhaps for what another thread had read before it rang.
+                self.pass_on(&state);
                 let next_limit = self.look_for_overdue(&mut state);
                 if let Some(event) = self.next_event(&mut state) {
                     return Ok(event);
@@ -68,6 +70,7 @@ impl Engine {
         self.listen(Some(Duration::ZERO))?;
         self.poll_all();
         let mut state = self.state();
+        self.pass_on(&state);
         self.look_for_overdue(&mut state);
         Ok(if state.phase == Phase::Terminated { None } else { self.next_event(&mut state) })
     }

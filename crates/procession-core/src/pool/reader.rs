@@ -99,7 +99,7 @@ impl Engine {
     }
 
     /// If nobody reads: the next one that waits is asked to, else the doorbell.
-    fn pass_on(&self, state: &State) {
+    pub(super) fn pass_on(&self, state: &State) {
         if state.reading {
             return;
         }
@@ -261,6 +261,27 @@ fn rest(job: &Job, began: Instant, heard: u64, wait: &mut Wait<'_>) -> Result<bo
 mod tests {
     use super::*;
     use crate::pool::{Order, TaskId};
+
+    #[test]
+    fn a_ring_for_what_was_read_already_is_not_the_last_one() {
+        let engine = Engine::create(1).unwrap();
+        let job = engine.open(Order::Collected, true);
+        engine.seal(&job, 2);
+        job.make(1);
+        let put = |index| {
+            let header = ResultHeader { id: TaskId { job: job.id(), index }, verdict: Verdict::Done };
+            message::put(&engine.results, &header.to_bytes(), &[]).unwrap();
+        };
+        let is_due = || engine.control.alarm().is_due(|| engine.results.put_count(), false);
+        put(0);
+        // Another thread reads it, and the alarm is that of before: it is due, and the doorbell rings.
+        engine.poll();
+        assert!(!is_due());
+        // The thread in `run` finds nothing.
+        assert!(engine.run_now().unwrap().is_none());
+        put(1);
+        assert!(is_due(), "a callback waits for it, and nobody is told");
+    }
 
     #[test]
     fn who_is_offered_the_office_without_need_of_it_passes_it_on() {
