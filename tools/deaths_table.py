@@ -153,6 +153,8 @@ def main():
     if chosen.show:
         print(table(found))
         return 0
+    # What a shell starts in the background ignores Ctrl-C, and so would the programs that are interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare()
     cells = [
         (peer, row)
