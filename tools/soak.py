@@ -41,8 +41,13 @@ KINDS = {
 }  # fmt: skip
 # Of one round, on a machine that is busy with other things.
 ROUND_LIMIT = 300
-# What the tree may have grown by in the end, in kilobytes: tables and caches that were filled later than others.
-MEMORY_LIMIT = 10_000
+# What may have been added in the end: tables and caches that were filled later than others.
+MEMORY_LIMITS = {
+    "kB of malloc": 2_000,
+    "blocks of Python": 10_000,
+    "kB of the helper processes": 4_000,
+    "mappings of shared memory": 3,
+}
 
 
 def nothing():
@@ -93,7 +98,7 @@ class Soak:
                     raise
                 return 1
             if sum(self.done.values()) == 40:
-                memory = resources.memory()
+                memory = resources.Memory()
             if time.monotonic() > end:
                 break
             if time.monotonic() - told > 30:
@@ -140,9 +145,11 @@ class Soak:
             print(f"{count:6} rounds of {name} by {method}")
         status = 0
         if memory is not None:
-            now = resources.memory()
-            print(f"memory of the tree: {memory / 1024:.1f} MB after 40 rounds, {now / 1024:.1f} MB after {total}")
-            status |= now - memory > MEMORY_LIMIT
+            now = resources.Memory()
+            print(f"memory in use after 40 rounds: {memory}\nmemory in use after {total}: {now}")
+            if grown := now.growth_over(MEMORY_LIMITS, memory):
+                print(f"grown: {grown}")
+                status = 1
         # Other programs may have files there, and leave some, unless this is the only one.
         left = resources.shared_files() - files
         end = time.monotonic() + 30

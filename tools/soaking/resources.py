@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import sys
 import threading
 import time
 
@@ -48,13 +49,47 @@ def _read(path):
         return ""
 
 
-def memory():
-    """The kilobytes of this process and its tree: private, and its share of what is shared."""
-    gc.collect()
-    # What is free, but was not given back as threads that ended have left it in pieces.
-    ctypes.CDLL(None).malloc_trim(0)
-    pids = [os.getpid(), *tree()]
-    lines = (line for pid in pids for line in _read(f"/proc/{pid}/smaps_rollup").splitlines())
+class _Malloc(ctypes.Structure):
+    """What mallinfo2(3) tells."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+class Memory:
+    """The memory in use: by this process, as its allocators count it, and by its tree.
+
+    How much an allocator keeps for the next time is another matter: after threads and large objects have come and gone
+    it has it in pieces, more and more of them.
+    """
+
+    def __init__(self):
+        gc.collect()
+        tell = ctypes.CDLL(None).mallinfo2
+        tell.restype = _Malloc
+        told = tell()
+        self.kept = _proportional(os.getpid())
+        self.figures = {
+            "kB of malloc": (told.uordblks + told.hblkhd) // 1024,
+            "blocks of Python": sys.getallocatedblocks(),
+            "kB of the helper processes": sum(map(_proportional, tree())),
+            "mappings of shared memory": _read("/proc/self/maps").count("procession-"),
+        }
+
+    def growth_over(self, limits, before):
+        """Which figures have grown by more than their limits."""
+        return [name for name, value in self.figures.items() if value - before.figures[name] > limits[name]]
+
+    def __str__(self):
+        figures = ", ".join(f"{value:,} {name}" for name, value in self.figures.items())
+        return f"{figures} (with what the allocators keep: {self.kept:,} kB)"
+
+
+def _proportional(pid):
+    """The kilobytes of a process: private, and its share of what is shared."""
+    lines = _read(f"/proc/{pid}/smaps_rollup").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
