@@ -227,6 +227,19 @@ def take_and_die(q):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def join_without(q, child):
+    """Join a queue of which one object is lost with a child, and one is not dealt with yet."""
+    joined = []
+    thread = threading.Thread(target=lambda: joined.append(q.join()), daemon=True)
+    with pytest.warns(RuntimeWarning, match=f"ended with 1 of the queue's objects in its hands.*{child.pid}"):
+        thread.start()
+        assert processes.eventually(lambda: q._unfinished == 1)
+        assert not joined
+        q.task_done()
+        thread.join()
+    assert joined
+
+
 def test_joinable_queue_consumer_killed(ctx):
     """Standard package and billiard: `join` waits for ever for what it had taken."""
     q = ctx.JoinableQueue()
@@ -237,15 +250,7 @@ def test_joinable_queue_consumer_killed(ctx):
     assert q._unfinished == 2
     # What the living have in their hands is waited for.
     q.get()
-    joined = []
-    thread = threading.Thread(target=lambda: joined.append(q.join()))
-    with pytest.warns(RuntimeWarning, match=f"ended with 1 of the queue's objects in its hands.*{child.pid}"):
-        thread.start()
-        assert processes.eventually(lambda: q._unfinished == 1)
-        assert not joined
-        q.task_done()
-        thread.join()
-    assert joined
+    join_without(q, child)
     # Whoever makes up for the dead after all is heard, once.
     q.task_done()
     with pytest.raises(ValueError, match="too many times"):
@@ -274,15 +279,7 @@ def test_what_a_process_that_ends_in_order_has_taken_may_be_dealt_with_by_others
     child.start()
     child.join()
     assert child.exitcode == 3
-    joined = []
-    thread = threading.Thread(target=lambda: joined.append(q.join()), daemon=True)
-    with pytest.warns(RuntimeWarning, match=f"ended with 1 of the queue's objects in its hands.*{child.pid}"):
-        thread.start()
-        assert processes.eventually(lambda: q._unfinished == 1)
-        assert not joined
-        q.task_done()
-        thread.join()
-    assert joined
+    join_without(q, child)
 
 
 def deal_with(q, go):

@@ -82,7 +82,7 @@ impl Holders {
     }
 
     /// Notes a message as in the hands of this process. The caller holds the consumer lock, and takes the message out after.
-    /// Tells whether it is the first of this process.
+    /// Tells whether an entry was taken for this process, which had none.
     pub(super) fn take(&self) -> bool {
         self.take_for(ProcessId::current().to_bits(), is_alive)
     }
